@@ -1,0 +1,241 @@
+"""What `streamd-ctl` prints for people: tables, details, a coloured diff.
+
+The rules this file keeps: rich is imported when a table is printed and not before, and nothing that a publisher
+or a patch wrote reaches the terminal with control characters or markup in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+Answer = dict[str, Any]
+
+# C0 and C1 control characters and DEL, but for tab and newline: a terminal obeys them
+CONTROLS = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
+}
+# the same for JSON, which escapes C0 by itself
+JSON_CONTROLS = {code: f"\\u{code:04x}" for code in range(127, 160)}
+
+# wide enough that nothing is cut where a table goes into a file or a pipe
+PIPE_WIDTH = 400
+
+# releases that are only on disk: a long life has many, and `history` tells of all
+SHOWN_STORED = 8
+
+
+def clean(text: str) -> str:
+    """Text of unknown origin, harmless to a terminal."""
+    return text.translate(CONTROLS)
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no type for, as text."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def as_json(answer: Answer) -> str:
+    return json.dumps(answer, ensure_ascii=False, default=plain).translate(JSON_CONTROLS)
+
+
+# ---- the answers -----------------------------------------------------------------------------------------
+
+
+def status(answer: Answer) -> None:
+    """Releases, and who is live."""
+    release, kept = answer.get("release"), answer.get("kept")
+    version, pid = answer.get("version", ""), answer.get("pid", "?")
+    places = f"rtmp {answer.get('rtmp', '-')}, http {answer.get('http', '-')}"
+    click.echo(clean(f"streamd {version}, process {pid}, up {span(answer.get('uptime_s') or 0)}. {places}."))
+    boots = "the code as shipped" if kept is None else f"release {kept}"
+    advice = "" if release == kept else " To change that: streamd-ctl keep"
+    click.echo(f"Release {release} runs; a restart boots {boots}.{advice}\n")
+
+    releases = answer.get("releases") or []
+    stored = [r for r in releases if r.get("state") == "stored"]
+    forgotten = stored[:-SHOWN_STORED]
+    table(
+        ("RELEASE", "STATE", "SESSIONS", "MODULES", "PATCHES", "BY", "AT"),
+        (
+            (
+                r.get("number"),
+                r.get("state"),
+                r.get("sessions"),
+                listed(f"{name}@{to}" for name, to in (r.get("modules") or {}).items()) or "as shipped",
+                listed(os.path.basename(str(patch)) for patch in r.get("patches") or ()),
+                user(r.get("by")),
+                r.get("at"),
+            )
+            for r in releases
+            if r not in forgotten
+        ),
+    )
+    if forgotten:
+        click.echo(f"and {len(forgotten)} older on disk")
+    click.echo()
+    sessions(answer)
+
+
+def sessions(answer: Answer) -> None:
+    """A line for each broadcast; connections that have not said what they want are only counted."""
+    found = answer.get("sessions") or []
+    doors = answer.get("doors") or sum(1 for s in found if is_door(s))
+    rows = [
+        (
+            s.get("name"),
+            s.get("phase"),
+            publisher(s.get("publisher")),
+            s.get("viewers"),
+            s.get("bitrate_kbps"),
+            s.get("video"),
+            s.get("audio"),
+            span((s.get("uptime_ms") or 0) / 1000),
+            s.get("release"),
+        )
+        for s in found
+        if not is_door(s)
+    ]
+    if rows:
+        table(("SESSION", "PHASE", "PUBLISHER", "VIEWERS", "KBIT/S", "VIDEO", "AUDIO", "UP", "RELEASE"), rows)
+    else:
+        click.echo("Nobody publishes.")
+    if doors:
+        click.echo(f"{doors} connection{'s' * (doors > 1)} at the door.")
+
+
+def session(answer: Answer) -> None:
+    """Everything about one session: its values, then a table for each list of records, such as its peers."""
+    for found in answer.get("sessions") or ():
+        tables = {}
+        for key, value in flattened(found):
+            if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+                tables[key] = value
+            else:
+                click.echo(clean(f"{key:<24} {listed(value) or '-'}"))
+        for key, rows in tables.items():
+            click.echo(clean(f"\n{key}"))
+            heads = list(dict.fromkeys(head for row in rows for head in row))
+            table(
+                [clean(head).upper() for head in heads], ([row.get(head) for head in heads] for row in rows)
+            )
+
+
+def trace(answer: Answer) -> None:
+    events = answer.get("events") or ()
+    if not events:
+        click.echo(clean(f"{answer.get('name')}: no events yet."))
+        return
+    table(
+        ("AT", "EVENT", "LINK", "BYTES", "COMMANDS"),
+        (
+            (e.get("at"), e.get("kind"), e.get("link"), e.get("size"), listed(e.get("commands")))
+            for e in events
+        ),
+    )
+
+
+def diff(answer: Answer) -> None:
+    """The difference as `diff -u` writes it, coloured on a terminal."""
+    text = clean(answer.get("text") or "").rstrip("\n")
+    if not text:
+        click.echo("No difference.")
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for line in text.splitlines():
+        click.echo(click.style(line, **style_of(line)) if colour else line)
+
+
+def history(answer: Answer) -> None:
+    table(
+        ("AT", "BY", "VERB", "PATHS", "RESULT", "RELEASE", "SHA256", "TEXT"),
+        (
+            (
+                e.get("at"),
+                user(e),
+                e.get("verb"),
+                listed(e.get("paths")),
+                e.get("result"),
+                e.get("release"),
+                str(e.get("sha256") or "")[:12],
+                e.get("text"),
+            )
+            for e in answer.get("entries") or ()
+        ),
+    )
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for head in heads:
+        made.add_column(head, overflow="fold", no_wrap=not sys.stdout.isatty())
+    for row in rows:
+        # Text, and not str: "[red]" in a title is no markup
+        made.add_row(*(Text("-" if cell in (None, "") else clean(str(cell))) for cell in row))
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False).print(made)
+
+
+def style_of(line: str) -> dict[str, Any]:
+    if line.startswith(("+++", "---", "diff ")):
+        return {"bold": True}
+    return {"+": {"fg": "green"}, "-": {"fg": "red"}, "@": {"fg": "cyan"}}.get(line[:1], {})
+
+
+def is_door(found: Answer) -> bool:
+    return found.get("kind") == "door" or str(found.get("name")).startswith("door/")
+
+
+def publisher(found: Any) -> str | None:
+    """Who publishes: the peer's address where the server says it."""
+    if isinstance(found, dict):
+        return str(found.get("peer") or "yes")
+    return str(found) if found else None
+
+
+def user(by: Any) -> str | None:
+    """The name of the user who asked, or the number where this machine knows no name."""
+    if not isinstance(by, dict) or by.get("uid") is None:
+        return None
+    try:
+        return pwd.getpwuid(by["uid"]).pw_name
+    except (KeyError, TypeError, OverflowError):
+        return str(by["uid"])
+
+
+def listed(values: Any) -> str:
+    """Several values in one cell; one value as it is; nothing for none."""
+    if values is None:
+        return ""
+    return str(values) if isinstance(values, str | int | float) else ", ".join(map(str, values))
+
+
+def flattened(value: Answer, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """{"a": {"b": 1}} -> ("a.b", 1), one line each."""
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            yield from flattened(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
+
+
+def span(seconds: float) -> str:
+    """The two largest units of a time: "2 d 3 h", "14 s"."""
+    left = int(seconds)
+    parts: list[str] = []
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])

@@ -1,0 +1,43 @@
+"""Changed files in the patches directory: checked and reported, or loaded while developing.
+
+The rule this file keeps: a watcher asks what an operator would ask, through the same verbs, as the server's own
+user; it has no way of its own to a release.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from watchfiles import Change, awatch
+
+from streamd.runtime.upgrade import Refusal, Upgrades
+
+log = logging.getLogger("streamd")
+
+
+async def watch(root: Path, mode: str, upgrades: Upgrades) -> None:
+    """Check ("check") or load ("load") each patch file below `root` that is added or changed, until cancelled."""
+    by = {"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()}
+    log.info("watching %s: a changed patch is %sed", root, mode)
+    async for changes in awatch(root, recursive=True, step=100):
+        for path in sorted(
+            {path for change, path in changes if change != Change.deleted and _is_patch(path)}
+        ):
+            try:
+                if mode == "load":
+                    await upgrades.load([path], str(root), by, _silent)
+                else:
+                    await upgrades.check([path], str(root), by, _silent)
+            except Refusal as error:
+                log.warning("%s: refused at %s: %s", Path(path).name, error.stage, error)
+
+
+def _is_patch(path: str) -> bool:
+    name = Path(path).name
+    return name.endswith(".py") and not name.startswith((".", "_")) and Path(path).is_file()
+
+
+async def _silent(_stage: str, _done: int, _of: int) -> None:
+    """Nobody watches this one's progress."""

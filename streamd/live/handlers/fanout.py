@@ -1,0 +1,205 @@
+"""One frame to everybody: units for the groups, announcements, and what a newcomer gets first.
+
+The rule this file keeps: a frame is muxed once per format, never per viewer, and a newcomer can start at the rings'
+latest key unit. All three formats are muxed always, watched or not: a ring that began to fill with its first member
+could not give that member an instant start, and keeping the GOP in session state instead would be converted with
+every patch. An FLV tag costs 0.5 us, its WebSocket frame and its RTMP message about the same.
+
+An announcement is a sequence header or the metadata. The publisher `offers` its latest; `told` is what members have
+been given; `keyed` is the same as of the latest key unit. Everybody is right because of two sentences:
+
+* A change goes out before the next frame of its track, in the same unit.
+* A key unit repeats every change since the key unit before it, so whoever starts there needs `keyed` of the time before
+  or after it, and nothing in between. A newcomer's head is `keyed`; one that has to wait for the next key unit (the ring
+  was too small for the GOP) finds there whatever has changed since.
+
+Groups "rtmp.audio" and "rtmp.video" exist for RTMP viewers that switched the picture or the sound off. They are muxed
+only while they have members, so what lies in their rings from an earlier time must not be joined: until a group has
+had a key unit in its present use (`primed`), members join it at the next unit, which will be that one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from streamd.live.handlers.settings import Settings
+from streamd.live.media import flv
+from streamd.live.media.frame import Frame
+from streamd.live.protocol import rtmp, websocket
+from streamd.runtime.state import field, state
+from streamd.runtime.vocabulary import Command, Join, Ring, SendAll
+
+VERSION = 1
+
+MAIN = ("flv", "ws", "rtmp")
+SIDES = ("rtmp.audio", "rtmp.video")
+
+Message: TypeAlias = tuple[int, int, bytes]  # type 8, 9 or 18; dts in ms; body as FLV and RTMP have it
+
+
+@state
+class Announced:
+    """What a decoder needs first: onMetaData's body, AVCDecoderConfigurationRecord, AudioSpecificConfig; b"" for none."""
+
+    script: bytes = b""
+    video: bytes = b""
+    audio: bytes = b""
+
+
+@state
+class Fanout:
+    """See the module. `shape` of a ring: bytes, ms of lag, ms of slowness (vocabulary.Ring); `key_dts` is that of the
+    latest key unit, in ms; `ready`: that unit is of the present publisher, and its tracks are known."""
+
+    shape: tuple[int, int, int]
+    rings: bool = False
+    ready: bool = False
+    told: Announced = field(factory=Announced)
+    keyed: Announced = field(factory=Announced)
+    key_dts: int = 0
+    sides: list[str] = field(factory=list)
+    primed: list[str] = field(factory=list)
+
+
+# ---- rings -------------------------------------------------------------------------------------------------
+
+
+def begin(settings: Settings) -> Fanout:
+    return Fanout((settings.gop_cache_bytes, settings.viewer_max_lag, settings.viewer_max_slow))
+
+
+def open_rings(fanout: Fanout) -> list[Command]:
+    """Make the rings of the three formats, once."""
+    if fanout.rings:
+        return []
+    fanout.rings = True
+    return [Ring(group, *fanout.shape) for group in MAIN]
+
+
+def use_sides(fanout: Fanout, used: frozenset[str]) -> list[Command]:
+    """Mux the side groups in `used` and no others; a ring that is left is shrunk to nothing."""
+    commands: list[Command] = []
+    for group in SIDES:
+        if group in used and group not in fanout.sides:
+            fanout.sides.append(group)
+            commands.append(Ring(group, *fanout.shape))
+        elif group not in used and group in fanout.sides:
+            fanout.sides.remove(group)
+            if group in fanout.primed:
+                fanout.primed.remove(group)
+            commands.append(Ring(group, 0, *fanout.shape[1:]))
+    return commands
+
+
+# ---- one frame to everybody --------------------------------------------------------------------------------
+
+
+def publish(fanout: Fanout, offers: Announced, frame: Frame, key: bool) -> list[Command]:
+    """One unit for every format: the frame, and before it the announcements that are due. `key`: one may start here."""
+    messages = due(fanout, offers, frame, key)
+    messages.append((flv.message_type(frame), frame.dts, flv.body(frame)))
+    return units(fanout, messages, frame.track, key)
+
+
+def due(fanout: Fanout, offers: Announced, frame: Frame, key: bool) -> list[Message]:
+    """The announcements that belong before this frame; from here on they count as told."""
+    told, dts = fanout.told, frame.dts
+    if key:
+        fanout.key_dts = dts
+        keyed = fanout.keyed
+        if offers == told and offers == keyed:
+            return []
+        messages = announcements(
+            Announced(
+                offers.script if not offers.script == told.script == keyed.script else b"",
+                offers.video if not offers.video == told.video == keyed.video else b"",
+                offers.audio if not offers.audio == told.audio == keyed.audio else b"",
+            ),
+            dts,
+        )
+        fanout.told = fanout.keyed = Announced(offers.script, offers.video, offers.audio)
+        return messages
+    if frame.track == "video" and offers.video != told.video:
+        fanout.told = Announced(told.script, offers.video, told.audio)
+        return announcements(Announced(video=offers.video), dts)
+    if frame.track == "audio" and offers.audio != told.audio:
+        fanout.told = Announced(told.script, told.video, offers.audio)
+        return announcements(Announced(audio=offers.audio), dts)
+    return []
+
+
+def announcements(what: Announced, dts: int) -> list[Message]:
+    """Announcements as messages, in the order that players expect."""
+    messages: list[Message] = []
+    if what.script:
+        messages.append((flv.SCRIPT, dts, what.script))
+    if what.video:
+        messages.append((flv.VIDEO, dts, flv.config_body("h264", what.video)))
+    if what.audio:
+        messages.append((flv.AUDIO, dts, flv.config_body("aac", what.audio)))
+    return messages
+
+
+def tell_script(fanout: Fanout, frame: Frame, metadata: bool) -> list[Command]:
+    """A script message to everybody; metadata only where it says something new."""
+    if metadata:
+        told = fanout.told
+        if frame.payload == told.script:
+            return []
+        fanout.told = Announced(frame.payload, told.video, told.audio)
+    return units(fanout, [(flv.SCRIPT, frame.dts, frame.payload)], "data", False)
+
+
+def units(fanout: Fanout, messages: list[Message], track: str, key: bool) -> list[Command]:
+    """The messages as one unit of every format in use."""
+    if len(messages) == 1:
+        tags = flv.tag(*messages[0])
+        chunks = rtmp.media_bytes(*messages[0])
+    else:
+        tags = b"".join([flv.tag(*message) for message in messages])
+        chunks = b"".join([rtmp.media_bytes(*message) for message in messages])
+    commands: list[Command] = [
+        SendAll("flv", tags, key),
+        SendAll("ws", websocket.binary(tags), key),
+        SendAll("rtmp", chunks, key),
+    ]
+    for side in fanout.sides:
+        commands += side_unit(fanout, side, messages, track, key)
+    return commands
+
+
+def side_unit(fanout: Fanout, side: str, messages: list[Message], track: str, key: bool) -> list[Command]:
+    """The unit of a side group: what it does not want is left out, and it begins where a decoder can."""
+    unwanted = flv.VIDEO if side == "rtmp.audio" else flv.AUDIO
+    # every audio frame is a place to start; a picture only where the publisher says so
+    starts = track == "audio" if side == "rtmp.audio" else track == "video" and key
+    if starts and side not in fanout.primed:
+        fanout.primed.append(side)
+    wanted = [rtmp.media_bytes(*message) for message in messages if message[0] != unwanted]
+    if not wanted or side not in fanout.primed:
+        return []
+    return [SendAll(side, b"".join(wanted), starts)]
+
+
+# ---- newcomers ---------------------------------------------------------------------------------------------
+
+
+def join(fanout: Fanout, link: int, group: str) -> Command:
+    """Make a link a member: head, then the ring from its latest key unit."""
+    start: Literal["key", "next"] = "next" if group in SIDES and group not in fanout.primed else "key"
+    return Join(link, group, head(fanout, group), start)
+
+
+def head(fanout: Fanout, group: str) -> bytes:
+    """What a member of `group` gets before its first unit, stamped with the time of the unit that follows."""
+    dts, keyed = fanout.key_dts, fanout.keyed
+    if group == "flv" or group == "ws":
+        tags = [flv.tag(*message) for message in announcements(keyed, dts)]
+        # players wait for a track that the header promises, so it promises what there is
+        start = flv.header(bool(fanout.told.audio), bool(fanout.told.video)) + b"".join(tags)
+        return start if group == "flv" else websocket.binary(start)
+    if group == "rtmp.audio":
+        keyed = Announced(script=fanout.told.script, audio=fanout.told.audio)
+    elif group == "rtmp.video":
+        keyed = Announced(script=keyed.script, video=keyed.video)
+    return b"".join([rtmp.media_bytes(*message) for message in announcements(keyed, dts)])

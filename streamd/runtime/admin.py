@@ -1,0 +1,175 @@
+"""The admin socket: requests in, progress and one answer out, msgpack both ways over a unix socket.
+
+    -> {"v": 1, "verb": "load", "args": {"paths": [...]}, "cwd": "/home/op"}
+    <- {"progress": "rehearse", "done": 12, "of": 42}     none or more
+    <- {"ok": true, ..., "text": "..."}                    exactly one; {"ok": false, "stage", "error"} on refusal
+
+The rule this file keeps: a request runs to its end whether or not its client stays to hear it, and a client that
+sends nonsense, too much or nothing costs its own connection only. Who asks is what the operating system says
+(SO_PEERCRED), never what the request says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import grp
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from streamd.runtime.supervisor import CrashReports
+from streamd.runtime.upgrade import Progress, Refusal
+
+log = logging.getLogger("streamd")
+
+VERSION = 1
+MAX_REQUEST = 1_048_576  # bytes; paths and names, never payloads
+IDLE = 60.0  # seconds a client may think before it asks
+CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+
+Verb = Callable[[dict[str, Any], "Caller", Progress], Awaitable[dict[str, Any]]]
+
+
+class Caller:
+    """Who asks, and from where."""
+
+    __slots__ = ("by", "cwd")
+
+    def __init__(self, by: dict[str, int], cwd: str) -> None:
+        self.by = by
+        self.cwd = cwd
+
+
+class Admin:
+    """Serves verbs at a socket's path. Answers live exactly as long as the connection."""
+
+    def __init__(self, path: Path, verbs: dict[str, Verb], reports: CrashReports, group: str = "") -> None:
+        self.path = path
+        self.verbs = verbs
+        self.reports = reports
+        self.group = group
+        self._server: asyncio.Server | None = None
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def open(self) -> None:
+        """Listen. Raises OSError with a sentence if the path is taken by a living server or by something else."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _clear_stale(self.path)
+        old = os.umask(0o117)  # born 0660: there is no moment at which others could connect
+        try:
+            self._server = await asyncio.start_unix_server(self._serve, str(self.path), backlog=64)
+        except OSError as error:
+            raise OSError(error.errno, f"admin socket {self.path}: {error.strerror}") from error
+        finally:
+            os.umask(old)
+        if self.group:
+            try:
+                os.chown(self.path, -1, grp.getgrnam(self.group).gr_gid)
+            except (KeyError, OSError) as error:
+                raise OSError(
+                    errno.EPERM, f"admin socket cannot be given to group {self.group!r}: {error}"
+                ) from error
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._running):
+            await asyncio.wait([task], timeout=1.0)
+        self.path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        unpacker = msgpack.Unpacker(max_buffer_size=MAX_REQUEST, strict_map_key=True)
+        by = _credentials(writer)
+        try:
+            while True:
+                data = await asyncio.wait_for(reader.read(65_536), IDLE)
+                if not data:
+                    break
+                unpacker.feed(data)
+                for request in unpacker:
+                    await self._answer(request, by, writer)
+        except (TimeoutError, ConnectionError):
+            pass
+        except (ValueError, msgpack.UnpackException) as error:
+            await self._say(
+                writer, {"ok": False, "stage": "request", "error": f"not a msgpack request: {error}"}
+            )
+        finally:
+            writer.close()
+
+    async def _answer(self, request: Any, by: dict[str, int], writer: asyncio.StreamWriter) -> None:
+        error = self._misread(request)
+        if error:
+            await self._say(writer, {"ok": False, "stage": "request", "error": error})
+            return
+
+        async def progress(stage: str, done: int, of: int) -> None:
+            await self._say(writer, {"progress": stage, "done": done, "of": of})
+
+        caller = Caller(by, str(request.get("cwd") or "/"))
+        task = asyncio.create_task(
+            self._perform(request["verb"], request.get("args") or {}, caller, progress)
+        )
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        await self._say(writer, await asyncio.shield(task))
+
+    def _misread(self, request: Any) -> str:
+        if not isinstance(request, dict) or not isinstance(request.get("verb"), str):
+            return "a request is a map with v, verb and args"
+        if request.get("v") != VERSION:
+            return f"this server speaks version {VERSION}, the request version {request.get('v')!r}; use its own streamd-ctl"
+        if request["verb"] not in self.verbs:
+            return f"no verb {request['verb']!r}; there are {', '.join(sorted(self.verbs))}"
+        return "" if isinstance(request.get("args") or {}, dict) else "args is a map"
+
+    async def _perform(
+        self, verb: str, args: dict[str, Any], caller: Caller, progress: Progress
+    ) -> dict[str, Any]:
+        try:
+            return {"ok": True, **await self.verbs[verb](args, caller, progress)}
+        except Refusal as error:
+            return {"ok": False, "stage": error.stage, "error": str(error)}
+        except Exception as error:
+            path = self.reports.write(f"verb {verb}", error, {"args": args})
+            return {
+                "ok": False,
+                "stage": "bug",
+                "error": f"{verb} failed with {error!r}; crash report in {path}",
+            }
+
+    async def _say(self, writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+        with contextlib.suppress(ConnectionError):
+            writer.write(msgpack.packb(answer))
+            await asyncio.wait_for(writer.drain(), IDLE)
+
+
+def _credentials(writer: asyncio.StreamWriter) -> dict[str, int]:
+    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    pid, uid, gid = CREDENTIALS.unpack(raw)
+    return {"uid": uid, "gid": gid, "pid": pid}
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove the socket of a server that is gone; refuse to take it from one that lives."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, f"{path} exists and is no socket; give another --admin")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return
+    raise OSError(errno.EADDRINUSE, f"another streamd answers at {path}; stop it, or give another --admin")

@@ -1,0 +1,648 @@
+"""Links and groups: sockets on one side, events and commands on the other.
+
+The rule this file keeps: a payload exists once, in the ring of its group, and a viewer is a cursor into it.
+There is no task, queue or transport per viewer. One pump visits the members of a group that has something new
+and writes from each cursor straight to the non-blocking socket; EAGAIN means the next visit. Pumps run in
+slices of about a millisecond with the loop turning in between, so no session waits for another's audience.
+
+A member that stays behind for longer than the ring allows skips to the latest key unit; one that the ring has
+lapped waits for the next. Only whole units are skipped: a half-sent unit's rest is kept with the link and goes
+out first, then bytes sent to that link alone, then the ring. That is why a release can change at any moment
+without a viewer noticing: nothing here belongs to a release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+from streamd.runtime.trace import Counters
+from streamd.runtime.vocabulary import Congested, Data, Drained, Event
+
+log = logging.getLogger("streamd")
+
+READ_SIZE = 65_536
+ACCEPTS_PER_WAKE = 64  # a storm of newcomers must not starve those already here
+BLOB_SIZE = (
+    262_144  # units joined for one send: more than a capped send buffer takes at once is copied for nothing
+)
+RING_SLACK = 256  # units evicted together, so that trimming the list's front costs nothing per unit
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the network side; bytes, seconds and milliseconds as the names say."""
+
+    max_connections: int = 10_000
+    send_buffer: int = 262_144
+    max_pending: int = 8_388_608
+    linger_seconds: float = 5.0
+    backlog: int = 1024
+    flush_few_ms: float = 0.0
+    flush_many_ms: float = 100.0
+    slice_ms: float = 1.0
+
+
+class Exchange(Protocol):
+    """A request that a driver has read and that waits for its answer."""
+
+    def answer(self, status: int, headers: dict[str, str], body: bytes) -> None: ...
+
+    def take(self, status: int, headers: dict[str, str]) -> tuple[socket.socket, bytes]:
+        """Give up the connection: its non-blocking socket, and the response head to send first."""
+
+    def drop(self) -> None: ...
+
+
+class Owner(Protocol):
+    """Whoever gets a link's events: a session."""
+
+    @property
+    def name(self) -> str: ...
+
+    def deliver(self, event: Event) -> None: ...
+
+    def lost(self, link: Link, reason: str) -> None: ...
+
+
+def now_ms() -> int:
+    return int(monotonic() * 1000)
+
+
+class Link:
+    """One connection: its socket, what is still to be sent to it, and its place in a group's ring.
+
+    `cursor` is the number of the next unit, or -1 while waiting for a key unit numbered `not_before` or later.
+    """
+
+    __slots__ = (
+        "behind",
+        "caught_up",
+        "cursor",
+        "doomed",
+        "exchange",
+        "group",
+        "net",
+        "not_before",
+        "number",
+        "out",
+        "owner",
+        "peer",
+        "pending",
+        "received",
+        "sent",
+        "sock",
+        "writing",
+    )
+
+    def __init__(self, net: Net, number: int, peer: str, owner: Owner | None) -> None:
+        self.net = net
+        self.number = number
+        self.peer = peer
+        self.owner = owner
+        self.sock: socket.socket | None = None
+        self.exchange: Exchange | None = None
+        self.out: deque[bytes] = deque()
+        self.pending = 0
+        self.group: Group | None = None
+        self.cursor = -1
+        self.not_before = 0
+        self.caught_up = 0
+        self.behind = False
+        self.writing = False
+        self.doomed = False
+        self.sent = 0
+        self.received = 0
+
+    # ---- reading
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Begin to read from a connected, non-blocking socket."""
+        self.sock = sock
+        self.net.loop.add_reader(sock.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        assert self.sock is not None
+        try:
+            data = self.sock.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.fail(_reason(error))
+            return
+        if not data:
+            self.fail("closed by peer")
+        elif not self.doomed and self.owner is not None:
+            self.received += len(data)
+            self.owner.deliver(Data(now_ms(), self.number, data))
+
+    # ---- writing
+
+    def send(self, data: bytes) -> None:
+        """Write bytes after everything sent before; what the socket does not take waits, up to a bound."""
+        if self.sock is None or self.doomed or not data:
+            return
+        if not self.out:
+            data = data[self._write(data) :]
+            if not data:
+                return
+        if self.sock is None:
+            return
+        self.out.append(data)
+        self.pending += len(data)
+        if self.pending > self.net.limits.max_pending:
+            self.fail(f"does not read: {self.pending} bytes wait for it")
+        elif self.group is None:
+            self._watch()
+        else:
+            self.net.schedule(self.group)
+
+    def _write(self, data: bytes) -> int:
+        """How many bytes the socket took; 0 when it is full or has failed."""
+        assert self.sock is not None
+        try:
+            taken = self.sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self.fail(_reason(error))
+            return 0
+        self.sent += taken
+        return taken
+
+    def flush(self) -> bool:
+        """Send what waits. True when nothing is left."""
+        out = self.out
+        while out and self.sock is not None:
+            data = out[0]
+            taken = self._write(data)
+            self.pending -= taken
+            if taken < len(data):
+                if taken:
+                    out[0] = data[taken:]
+                return False
+            out.popleft()
+        return not out
+
+    def _watch(self) -> None:
+        if not self.writing and self.sock is not None:
+            self.writing = True
+            self.net.loop.add_writer(self.sock.fileno(), self._writable)
+
+    def _unwatch(self) -> None:
+        if self.writing and self.sock is not None:
+            self.writing = False
+            self.net.loop.remove_writer(self.sock.fileno())
+
+    def _writable(self) -> None:
+        if self.flush():
+            self._unwatch()
+            if self.doomed:
+                self._half_close()
+
+    # ---- ending
+
+    def close(self, reason: str) -> None:
+        """End politely: what was sent goes out first, within the linger time. The owner hears `lost` now."""
+        if self.doomed:
+            return
+        self.doomed = True
+        if self.group is not None:
+            self.group.leave(self)
+        owner, self.owner = self.owner, None
+        if self.exchange is not None:
+            self.exchange.drop()
+            self.exchange = None
+        if self.sock is None:
+            self.net.forget(self)
+        else:
+            self.net.loop.call_later(self.net.limits.linger_seconds, self._shut)
+            if self.flush():
+                self._half_close()
+            else:
+                self._watch()
+        if owner is not None:
+            owner.lost(self, reason)
+
+    def _half_close(self) -> None:
+        """Say that no more will come and go on reading until the peer has closed as well.
+
+        Closing at once while the peer still sends would make TCP discard what it has not read yet, the reason
+        for the close included (RFC 1122 4.2.2.13).
+        """
+        if self.sock is not None:
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._shut()
+
+    def fail(self, reason: str) -> None:
+        """End at once: the connection is gone or its peer is beyond politeness."""
+        if self.group is not None:
+            self.group.leave(self)
+        self.doomed = True
+        self._shut()
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            owner.lost(self, reason)
+
+    def _shut(self) -> None:
+        if self.sock is not None:
+            self._unwatch()
+            self.net.loop.remove_reader(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+        self.out.clear()
+        self.pending = 0
+        self.net.forget(self)
+
+
+class Group:
+    """A ring of units, and the links that get the same bytes from it."""
+
+    __slots__ = (
+        "base",
+        "dirty",
+        "end",
+        "keys",
+        "last_pump",
+        "max_bytes",
+        "max_lag",
+        "max_slow",
+        "members",
+        "name",
+        "net",
+        "owner",
+        "queued",
+        "size",
+        "times",
+        "turn",
+        "units",
+    )
+
+    def __init__(
+        self, net: Net, owner: Owner, name: str, max_bytes: int, max_lag: int, max_slow: int
+    ) -> None:
+        self.net = net
+        self.owner = owner
+        self.name = name
+        self.units: list[bytes] = []
+        self.times: list[int] = []  # arrival of each unit, ms
+        self.base = 0  # number of units[0]
+        self.end = 0  # number of the unit that comes next
+        self.keys: deque[int] = deque()
+        self.size = 0
+        self.members: dict[Link, None] = {}
+        self.queued = False
+        self.dirty = False
+        self.last_pump = 0.0
+        self.turn: list[Link] = []  # members still to be visited in this turn of the pump
+        self.shape(max_bytes, max_lag, max_slow)
+
+    def shape(self, max_bytes: int, max_lag: int, max_slow: int) -> None:
+        self.max_bytes, self.max_lag, self.max_slow = max_bytes, max_lag, max_slow
+
+    def append(self, data: bytes, key: bool) -> None:
+        now = now_ms()
+        if key:
+            self.keys.append(self.end)
+        self.units.append(data)
+        self.times.append(now)
+        self.end += 1
+        self.size += len(data)
+        self._trim(now)
+        if self.members:
+            self.net.schedule(self)
+
+    def _trim(self, now: int) -> None:
+        """Drop what nobody may need any more: older than the latest key unit and than the permitted lag.
+
+        The bound in bytes goes before both: past it the oldest units go, and members that still needed them
+        are lapped.
+        """
+        drop = 0
+        while self.size > self.max_bytes and drop < len(self.units) - 1:
+            self.size -= len(self.units[drop])
+            drop += 1
+        latest = (self.keys[-1] if self.keys else self.end) - self.base
+        if not drop and latest > RING_SLACK and now - self.times[RING_SLACK] > self.max_lag:
+            drop = RING_SLACK
+            self.size -= sum(map(len, self.units[:drop]))
+        if drop:
+            del self.units[:drop], self.times[:drop]
+            self.base += drop
+            while self.keys and self.keys[0] < self.base:
+                self.keys.popleft()
+
+    def join(self, link: Link, head: bytes, start: str) -> None:
+        if link.group is not None:
+            link.group.leave(link)
+        link.group = self
+        link._unwatch()  # from now on the pump writes
+        link.cursor = self.end if start == "next" else -1
+        link.not_before = self.base
+        link.caught_up = now_ms()
+        link.behind = False
+        self.members[link] = None
+        if link.sock is not None:
+            cap_send_buffer(link.sock, self.net.limits.send_buffer)
+        link.send(head)
+        self.net.schedule(self)
+
+    def leave(self, link: Link) -> None:
+        self.members.pop(link, None)
+        link.group = None
+        if link.out and not link.doomed:
+            link._watch()
+
+    # ---- the pump
+
+    def visit(self, link: Link, now: int, blobs: dict[int, tuple[bytes, int]]) -> None:
+        """Write to one member whatever its socket takes."""
+        if link.out and not link.flush():
+            self._stuck(link, now)
+            return
+        if link.cursor != self.end and not self._place(link, now):
+            self._stuck(link, now)
+            return
+        while link.cursor < self.end:
+            cursor = link.cursor
+            blob = blobs.get(cursor)
+            if blob is None:
+                blob = blobs[cursor] = self._blob(cursor)
+            data, after = blob
+            taken = link._write(data)
+            if taken == len(data):
+                link.cursor = after
+                continue
+            if link.sock is not None:
+                self._keep_rest(link, taken)
+                self._stuck(link, now)
+            return
+        link.caught_up = now
+        if link.behind:
+            link.behind = False
+            self.owner.deliver(Drained(now, link.number, self.name))
+
+    def _blob(self, cursor: int) -> tuple[bytes, int]:
+        """Units from `cursor` on, joined, up to about BLOB_SIZE bytes; and the number of the one after."""
+        first = cursor - self.base
+        total = 0
+        last = first
+        for last in range(first, len(self.units)):
+            total += len(self.units[last])
+            if total >= BLOB_SIZE:
+                break
+        last += 1
+        return (
+            self.units[first] if last == first + 1 else b"".join(self.units[first:last])
+        ), self.base + last
+
+    def _keep_rest(self, link: Link, taken: int) -> None:
+        """Set the cursor behind the unit in which the socket stopped, and keep that unit's rest."""
+        cursor = link.cursor
+        while taken:
+            unit = self.units[cursor - self.base]
+            cursor += 1
+            if taken < len(unit):
+                link.out.append(unit[taken:])
+                link.pending += len(unit) - taken
+                break
+            taken -= len(unit)
+        link.cursor = cursor
+
+    def _place(self, link: Link, now: int) -> bool:
+        """Make the cursor point at a unit that may be sent now. False while there is none."""
+        if link.cursor >= self.base:
+            if now - self.times[link.cursor - self.base] <= self.max_lag:
+                return True
+            if not (self.keys and self.keys[-1] > link.cursor):
+                return True  # late, but nothing to skip to yet
+            self._congested(link, now)
+        elif link.cursor >= 0:
+            link.cursor, link.not_before = -1, self.base  # lapped: what follows could not be decoded
+            self._congested(link, now)
+        if self.keys and self.keys[-1] >= link.not_before:
+            link.cursor = self.keys[-1]
+            return True
+        return False
+
+    def _congested(self, link: Link, now: int) -> None:
+        if not link.behind:
+            link.behind = True
+            self.owner.deliver(Congested(now, link.number, self.name))
+
+    def _stuck(self, link: Link, now: int) -> None:
+        """Count the time a member has been behind; a member that only waits for a first key unit is not."""
+        if link.cursor < 0 and not link.out and not link.behind:
+            link.caught_up = now
+        elif now - link.caught_up > self.max_slow:
+            link.close(f"too slow: behind for {(now - link.caught_up) / 1000:.0f} s")
+        else:
+            self.dirty = True
+
+    def interval(self) -> float:
+        """Seconds between two visits: every unit for a handful, up to the bound for hundreds.
+
+        The interval decides the cost of fan-out five-fold, so it grows with the audience: 20 members or fewer
+        get each unit at once, 500 or more wait up to `flush_many_ms`.
+        """
+        limits = self.net.limits
+        crowd = min(1.0, max(0, len(self.members) - 20) / 480)
+        return (limits.flush_few_ms + crowd * (limits.flush_many_ms - limits.flush_few_ms)) / 1000
+
+
+class Net:
+    """All links of the process, the listeners they come from, and the pump."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        counters: Counters,
+        arrive: Callable[[Link, str], None],
+    ) -> None:
+        self.loop = loop
+        self.limits = limits
+        self.counters = counters
+        self.links: dict[int, Link] = {}
+        self.longest_slice = 0.0  # seconds, since start
+        self._arrive = arrive
+        self._numbers = 0
+        self._listeners: dict[str, socket.socket] = {}
+        self._due: deque[Group] = deque()
+        self._pumping = False
+
+    # ---- arrivals
+
+    def listen(self, name: str, host: str, port: int) -> tuple[str, int]:
+        """Accept TCP connections for the listener `name`; the address bound, with the port picked for 0."""
+        sock = bound_socket(host, port, self.limits.backlog)
+        self._listeners[name] = sock
+        self.loop.add_reader(sock.fileno(), self._accept, name, sock)
+        address = sock.getsockname()
+        return address[0], address[1]
+
+    def stop_listening(self) -> None:
+        for sock in self._listeners.values():
+            self.loop.remove_reader(sock.fileno())
+            sock.close()
+        self._listeners.clear()
+
+    def _accept(self, name: str, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_WAKE):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._starved(name, listener, error)
+                return
+            if len(self.links) >= self.limits.max_connections:
+                self.counters.count(
+                    name, f"refused: {self.limits.max_connections} connections are open already"
+                )
+                sock.close()
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = self.new_link(f"{address[0]}:{address[1]}")
+            link.adopt(sock)
+            self._arrive(link, name)
+
+    def _starved(self, name: str, listener: socket.socket, error: OSError) -> None:
+        """Out of descriptors or memory: leave newcomers in the backlog for a second instead of spinning."""
+        self.counters.count(name, f"cannot accept: {error.strerror}; raise LimitNOFILE")
+        self.loop.remove_reader(listener.fileno())
+
+        def again() -> None:
+            if self._listeners.get(name) is listener:
+                self.loop.add_reader(listener.fileno(), self._accept, name, listener)
+
+        self.loop.call_later(1.0, again)
+
+    def new_link(self, peer: str, owner: Owner | None = None) -> Link:
+        self._numbers += 1
+        link = self.links[self._numbers] = Link(self, self._numbers, peer, owner)
+        return link
+
+    def forget(self, link: Link) -> None:
+        self.links.pop(link.number, None)
+
+    # ---- the pump
+
+    def schedule(self, group: Group) -> None:
+        """Visit a group's members when its interval is over."""
+        if group.queued:
+            return
+        group.queued = True
+        delay = group.last_pump + group.interval() - monotonic()
+        if delay <= 0:
+            self._enqueue(group)
+        else:
+            self.loop.call_later(delay, self._enqueue, group)
+
+    def _enqueue(self, group: Group) -> None:
+        self._due.append(group)
+        if not self._pumping:
+            self._pumping = True
+            self.loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """One slice: visit members of the groups that are due until the slice is over."""
+        started = monotonic()
+        deadline = started + self.limits.slice_ms / 1000
+        now = int(started * 1000)
+        blobs: dict[int, tuple[bytes, int]] = {}
+        group: Group | None = None
+        while self._due:
+            if group is not self._due[0]:
+                group = self._due[0]
+                blobs.clear()
+            if not group.turn:
+                group.last_pump = started
+                group.dirty = False
+                group.turn = list(group.members)
+            turn = group.turn
+            while turn:
+                for link in turn[-8:]:
+                    if link.group is group:
+                        group.visit(link, now, blobs)
+                del turn[-8:]
+                if monotonic() > deadline:
+                    break
+            if not turn:
+                self._due.popleft()
+                group.queued = False
+                if group.members and (group.dirty or self._has_more(group)):
+                    # a full socket gets another chance soon, whether or not the group gets new units
+                    group.queued = True
+                    self.loop.call_later(max(0.02, group.interval()), self._enqueue, group)
+            if monotonic() > deadline:
+                break
+        self.longest_slice = max(self.longest_slice, monotonic() - started)
+        if self._due:
+            self.loop.call_soon(self._pump)
+        else:
+            self._pumping = False
+
+    @staticmethod
+    def _has_more(group: Group) -> bool:
+        """Units may have come while the turn was going on, after early members had been visited."""
+        return any(0 <= link.cursor < group.end for link in group.members)
+
+
+def bound_socket(host: str, port: int, backlog: int) -> socket.socket:
+    """A listening, non-blocking TCP socket. Raises OSError with the address in its text."""
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"{host}:{port}: {error.strerror}") from error
+    return sock
+
+
+def cap_send_buffer(sock: socket.socket, size: int) -> None:
+    """Bound what the operating system queues for a viewer; its own growth would hide half a minute of lag."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+    except OSError as error:
+        log.debug("send buffer of %d bytes refused: %s", size, error)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.EPIPE, errno.ECONNRESET):
+        return "reset by peer"
+    return (error.strerror or str(error)).lower()
+
+
+def describe_link(link: Link) -> dict[str, Any]:
+    """What `streamd-ctl sessions NAME` says of one link."""
+    group = link.group
+    lag = 0
+    if group is not None and group.base <= link.cursor < group.end:
+        lag = now_ms() - group.times[link.cursor - group.base]
+    return {
+        "link": link.number,
+        "peer": link.peer,
+        "group": group.name if group else "",
+        "received": link.received,
+        "sent": link.sent,
+        "pending": link.pending,
+        "lag_ms": lag,
+        "behind": link.behind,
+    }

@@ -1,0 +1,163 @@
+"""Start, watch and restart what runs; and say precisely what happened when it does not.
+
+The rule this file keeps: everything long-lived has a place in one tree and a restart intensity (at most so many
+restarts in a period, after Erlang's supervisor). Past it a task's failure becomes the failure of the process,
+which systemd then restarts; a session's failure ends that session only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+log = logging.getLogger("streamd")
+
+REPORTS_KEPT = 100  # crash reports on disk; the oldest go first
+PREVIEW = 256  # bytes of a payload that a report shows
+
+
+@dataclass
+class Intensity:
+    """At most `most` restarts in `period` seconds."""
+
+    most: int
+    period: float
+    _times: deque[float] = field(default_factory=deque)
+
+    def exceeded(self) -> bool:
+        """Note one more restart; True if that is one too many."""
+        now = monotonic()
+        self._times.append(now)
+        while self._times and self._times[0] < now - self.period:
+            self._times.popleft()
+        return len(self._times) > self.most
+
+
+@dataclass
+class Child:
+    """A supervised task: its name, how to start it, and how it has fared."""
+
+    name: str
+    start: Callable[[], Awaitable[None]]
+    intensity: Intensity
+    task: asyncio.Task[None] | None = None
+    restarts: int = 0
+
+
+class Supervisor:
+    """The tree of supervised tasks. `failed` is set, with the reason, when one cannot be kept running."""
+
+    def __init__(self, max_restarts: int, period: float, reports: CrashReports) -> None:
+        self.children: dict[str, Child] = {}
+        self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.reports = reports
+        self._bounds = (max_restarts, period)
+        self._stopping = False
+
+    def start(self, name: str, start: Callable[[], Awaitable[None]]) -> None:
+        child = self.children[name] = Child(name, start, Intensity(*self._bounds))
+        self._run(child)
+
+    def _run(self, child: Child) -> None:
+        async def body() -> None:
+            await child.start()
+
+        child.task = asyncio.create_task(body(), name=f"streamd:{child.name}")
+        child.task.add_done_callback(lambda task: self._ended(child, task))
+
+    def _ended(self, child: Child, task: asyncio.Task[None]) -> None:
+        if self._stopping or task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            return  # it has done its work
+        self.reports.write(f"task {child.name}", error, {})
+        if child.intensity.exceeded():
+            if not self.failed.done():
+                self.failed.set_result(f"{child.name} failed too often, last with {error!r}")
+            return
+        child.restarts += 1
+        self._run(child)
+
+    async def stop(self) -> None:
+        """Cancel the children, last started first, and wait for each."""
+        self._stopping = True
+        for child in reversed(self.children.values()):
+            if child.task is not None and not child.task.done():
+                child.task.cancel()
+                await asyncio.gather(child.task, return_exceptions=True)
+
+    def tree(self) -> dict[str, dict[str, Any]]:
+        return {
+            child.name: {"running": bool(child.task and not child.task.done()), "restarts": child.restarts}
+            for child in self.children.values()
+        }
+
+
+class CrashReports:
+    """Writes each crash as one JSON file below `directory` and one sentence in the log."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.count = 0
+        self._numbers = itertools.count(1)
+
+    def write(self, where: str, error: BaseException, facts: dict[str, Any]) -> Path | None:
+        """Report a crash: where, why, and the facts given (last event, state, release, last events)."""
+        self.count += 1
+        frames = traceback.format_exception(error)
+        report = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "where": where,
+            "reason": f"{type(error).__name__}: {error}",
+            "traceback": frames[:1] + frames[1:][-30:],
+            **{name: plain(value) for name, value in facts.items()},
+        }
+        path = self.directory / f"{report['at'].replace(':', '')}-{next(self._numbers)}.json"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+            for old in sorted(self.directory.glob("*.json"))[:-REPORTS_KEPT]:
+                old.unlink(missing_ok=True)
+        except OSError as failure:
+            log.error("crash report not written: %s", failure)
+            log.error("crash in %s: %s\n%s", where, report["reason"], "".join(frames))
+            return None
+        place = _last_frame(error)
+        log.error("crash in %s: %s%s; report in %s", where, report["reason"], place, path)
+        return path
+
+
+def _last_frame(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` for a JSON report: payloads cut to a preview, nesting and length bounded."""
+    if isinstance(value, bytes | bytearray):
+        more = f"... {len(value)} bytes" if len(value) > PREVIEW else ""
+        return bytes(value[:PREVIEW]).hex() + more
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return value[:2000]
+    if depth > 8:
+        return "..."
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {"is": type(value).__name__, **plain(value._asdict(), depth + 1)}
+    if isinstance(value, dict):
+        return {str(key): plain(item, depth + 1) for key, item in itertools.islice(value.items(), 200)}
+    if isinstance(value, list | tuple):
+        return [plain(item, depth + 1) for item in value[:200]]
+    return repr(value)[:200]

@@ -1,0 +1,295 @@
+"""What an operator may ask of a running server: each verb of streamd-ctl, from arguments to answer.
+
+The rule this file keeps: arguments are checked here, with a sentence, before anything is asked of the rest; what
+only looks never waits for what changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import difflib
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from streamd.runtime.admin import Caller, Verb
+from streamd.runtime.net import describe_link
+from streamd.runtime.release import Release, read_tree
+from streamd.runtime.session import Session, Sessions
+from streamd.runtime.upgrade import Progress, Refusal, Upgrades
+
+TEMPLATE = '''"""{stem}: say here what was wrong, and what is right now."""
+
+from __future__ import annotations
+
+from streamd.live.{module} import *  # for your editor; AMENDS does the work
+
+AMENDS = "{module}@{version}"
+VERSION = {next}
+
+# Write the definitions that change, whole; each replaces its namesake. {module} has:
+{names}
+# If a @state record changes in more than fields added with a default, convert it both ways:
+#
+# def upgrade(old: dict) -> dict:      # fields of version {version} -> fields of version {next}
+#     return {{**old}}
+#
+# def downgrade(new: dict) -> dict:    # and back
+#     return {{**new}}
+#
+# Try it with: streamd-ctl check {file}
+'''
+
+
+class Verbs:
+    """The verbs, bound to one server. `table` is what the admin socket serves."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        upgrades: Upgrades,
+        facts: Callable[[], dict[str, Any]],
+        stop: Callable[[], None],
+    ) -> None:
+        self.sessions = sessions
+        self.upgrades = upgrades
+        self.facts = facts
+        self.stop = stop
+        self.started = monotonic()
+        self.table: dict[str, Verb] = {
+            "load": self.load,
+            "check": self.check,
+            "rollback": self.rollback,
+            "keep": self.keep,
+            "purge": self.purge,
+            "status": self.status,
+            "sessions": self.list_sessions,
+            "trace": self.trace,
+            "diff": self.diff,
+            "history": self.history,
+            "new-patch": self.new_patch,
+            "modules": self.modules,
+            "stop": self.stop_server,
+        }
+
+    # ---- what changes something
+
+    async def load(self, args: dict[str, Any], caller: Caller, progress: Progress) -> dict[str, Any]:
+        return await self.upgrades.load(_paths(args), caller.cwd, caller.by, progress)
+
+    async def check(self, args: dict[str, Any], caller: Caller, progress: Progress) -> dict[str, Any]:
+        return await self.upgrades.check(_paths(args), caller.cwd, caller.by, progress)
+
+    async def rollback(self, args: dict[str, Any], caller: Caller, progress: Progress) -> dict[str, Any]:
+        return await self.upgrades.rollback(_number(args, "to"), caller.by, progress)
+
+    async def keep(self, _args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
+        return await self.upgrades.keep(caller.by)
+
+    async def purge(self, _args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
+        return await self.upgrades.purge(caller.by)
+
+    async def stop_server(self, _args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
+        await asyncio.to_thread(
+            lambda: self.upgrades.store.note(verb="stop", **caller.by, result="ok", text="asked to stop")
+        )
+        asyncio.get_running_loop().call_later(0.05, self.stop)  # the answer goes out first
+        return {"text": "stopping: publishers are told, viewers get what is on its way"}
+
+    async def new_patch(self, args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
+        name = args.get("module")
+        current = self.upgrades.current
+        name = name.removeprefix("streamd.live.") if isinstance(name, str) else ""
+        if name not in current.versions:
+            raise Refusal(
+                "read",
+                f"no live module {args.get('module')!r}; there are {', '.join(sorted(filter(None, current.versions)))}",
+            )
+        return await asyncio.to_thread(self._write_patch, name, current)
+
+    def _write_patch(self, module: str, release: Release) -> dict[str, Any]:
+        version = release.versions[module]
+        root = self.upgrades.patches
+        short = module.rpartition(".")[2] or "live"
+        for number in range(1, 1000):
+            path = root / (f"{short}_fix.py" if number == 1 else f"{short}_fix_{number}.py")
+            text = TEMPLATE.format(
+                stem=path.stem,
+                module=module,
+                version=version,
+                next=version + 1,
+                names=_outline(release.texts[module][1]),
+                file=path.name,
+            )
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise Refusal(
+                    "disk", f"{path}: {error.strerror}; the server must be able to write there"
+                ) from error
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            return {
+                "path": str(path),
+                "text": f"{path} is ready to edit; then: streamd-ctl check {path.name}",
+            }
+        raise Refusal("disk", f"{root} has a thousand patches for {module} already")
+
+    # ---- what only looks
+
+    async def status(self, _args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
+        upgrades = self.upgrades
+        kept = upgrades.store.kept
+        listed = self.sessions.listed(doors=False)
+        return {
+            **self.facts(),
+            "pid": os.getpid(),
+            "uptime_s": round(monotonic() - self.started, 1),
+            "release": upgrades.current.number,
+            "kept": kept,
+            "releases": [self._release(number, kept) for number in upgrades.store.numbers()],
+            "sessions": [self._session(item) for item in listed],
+            "doors": len(self.sessions.by_name) - len(listed),
+            "crashes": self.sessions.reports.count,
+            "counters": dict(self.sessions.counters.totals),
+            "longest_slice_ms": round(self.sessions.net.longest_slice * 1000, 3)
+            if self.sessions.net
+            else 0.0,
+            "text": f"release {upgrades.current.number} running, {kept} kept, {len(listed)} sessions",
+        }
+
+    def _release(self, number: int, kept: int | None) -> dict[str, Any]:
+        upgrades = self.upgrades
+        held = upgrades.releases.get(number)
+        record = upgrades._record(number)
+        words = ["running"] if held is upgrades.current else ["leaving"] if held is not None else ["stored"]
+        return {
+            "number": number,
+            "state": " ".join([*words, *(["kept"] if number == kept else [])]),
+            "parent": record.parent,
+            "sessions": len(self.sessions.pinned(held)) if held is not None else 0,
+            "modules": {name: to for name, (_, to) in record.modules.items()},
+            "patches": [item["name"] for item in record.patches],
+            "by": record.by,
+            "at": record.at,
+            "sha256": record.sha256,
+        }
+
+    def _session(self, session: Session) -> dict[str, Any]:
+        try:
+            told = session.release.describe(session.state)
+        except Exception as error:  # a patch may have broken it; the rest of the table still matters
+            told = {"phase": f"describe() failed: {error!r}"}
+        return {"name": session.name, "release": session.release.number, "links": len(session.links), **told}
+
+    async def list_sessions(
+        self, args: dict[str, Any], _caller: Caller, _progress: Progress
+    ) -> dict[str, Any]:
+        name = args.get("name")
+        if name is None:
+            return {"sessions": [self._session(item) for item in self.sessions.listed(doors=False)]}
+        session = self._named(name)
+        groups = [
+            {"group": item.name, "members": len(item.members), "units": len(item.units), "bytes": item.size}
+            for item in session.groups.values()
+        ]
+        links = [describe_link(item) for item in session.links.values()]
+        return {"sessions": [{**self._session(session), "groups": groups, "peers": links}]}
+
+    async def trace(self, args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
+        session = self._named(args.get("name"))
+        return {"name": session.name, "steps": session.trace.steps, "events": session.trace.told()}
+
+    def _named(self, name: Any) -> Session:
+        for key in (name, f"live/{name}"):
+            if key in self.sessions.by_name:
+                return self.sessions.by_name[key]
+        known = [item.name for item in self.sessions.listed(doors=False)]
+        raise Refusal("read", f"no session {name!r}; there are {', '.join(known) or 'none'}")
+
+    async def diff(self, args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
+        upgrades = self.upgrades
+        new = _number(args, "to")
+        new = upgrades.current.number if new is None else new
+        old = _number(args, "from")
+        if old is None:
+            try:
+                old = upgrades._record(new).parent
+            except LookupError as error:
+                raise Refusal("read", str(error)) from error
+            if old is None:
+                return {
+                    "text": f"release {new} is the code as shipped with the kept patches; it has no parent"
+                }
+        return {"text": await asyncio.to_thread(self._diff, old, new)}
+
+    def _diff(self, old: int, new: int) -> str:
+        texts = []
+        for number in (old, new):
+            path = self.upgrades.store.path(number)
+            if not path.is_dir():
+                known = ", ".join(map(str, self.upgrades.store.numbers()))
+                raise Refusal("read", f"there is no release {number} on disk; there are {known}")
+            texts.append(
+                {
+                    name: (str(file.relative_to(path.parent)), text)
+                    for name, (file, text) in read_tree(path).items()
+                }
+            )
+        before, after = texts
+        lines: list[str] = []
+        for name in sorted(before.keys() | after.keys()):
+            (file, left), (other, right) = (
+                before.get(name, ("/dev/null", "")),
+                after.get(name, ("/dev/null", "")),
+            )
+            lines += difflib.unified_diff(left.splitlines(True), right.splitlines(True), file, other)
+        return "".join(lines) or f"releases {old} and {new} have the same source"
+
+    async def history(self, args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
+        last = _number(args, "last") or 0
+        return {"entries": await asyncio.to_thread(self.upgrades.store.history, last)}
+
+    async def modules(self, _args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
+        return {
+            "modules": {
+                name: version for name, version in sorted(self.upgrades.current.versions.items()) if name
+            }
+        }
+
+
+def _paths(args: dict[str, Any]) -> list[str]:
+    paths = args.get("paths")
+    if not (
+        isinstance(paths, list)
+        and paths
+        and all(isinstance(item, str) and "\0" not in item for item in paths)
+    ):
+        raise Refusal("read", "say which patch: a file or directory in the patches directory")
+    return paths
+
+
+def _number(args: dict[str, Any], name: str) -> int | None:
+    value = args.get(name)
+    if value is not None and (type(value) is not int or value < 0):
+        raise Refusal("read", f"{name} is a release number, not {value!r}")
+    return value
+
+
+def _outline(text: str) -> str:
+    """The top-level names of a module, as comment lines."""
+    lines = []
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            lines.append(f"#   def {node.name}({ast.unparse(node.args)})")
+        elif isinstance(node, ast.ClassDef):
+            lines.append(f"#   class {node.name}")
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            lines.append(
+                f"#   {ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)}"
+            )
+    return "\n".join(lines)

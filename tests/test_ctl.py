@@ -1,0 +1,348 @@
+"""streamd-ctl against a fake admin socket: requests, output, exit codes, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from streamd import ctl, ctl_show
+from tests.fake_admin import BROADCAST, LOADED, REFUSAL, STATUS, FakeAdmin
+
+
+@pytest.fixture
+def server(tmp_path):
+    fake = FakeAdmin(tmp_path / "admin.sock")
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def typed(server):
+    """Type a command line; --admin is understood."""
+
+    def typed(*words: str, admin: str = server.path):
+        return CliRunner().invoke(ctl.cli, ["--admin", admin, *words])
+
+    return typed
+
+
+@pytest.mark.parametrize(
+    ("words", "verb", "args"),
+    [
+        (["load", "patches/a.py", "b"], "load", {"paths": ["patches/a.py", "b"]}),
+        (["check", "../a.py"], "check", {"paths": ["../a.py"]}),
+        (["rollback"], "rollback", {"to": None}),
+        (["rollback", "--to", "3"], "rollback", {"to": 3}),
+        (["keep"], "keep", {}),
+        (["status"], "status", {}),
+        (["sessions"], "sessions", {"name": None}),
+        (["sessions", "live/show"], "sessions", {"name": "live/show"}),
+        (["trace", "live/show"], "trace", {"name": "live/show"}),
+        (["diff"], "diff", {"from": None, "to": None}),
+        (["diff", "1", "2"], "diff", {"from": 1, "to": 2}),
+        (["history"], "history", {"last": 20}),
+        (["history", "--last", "5"], "history", {"last": 5}),
+        (["new-patch", "media.h264"], "new-patch", {"module": "media.h264"}),
+        (["purge"], "purge", {}),
+        (["stop"], "stop", {}),
+    ],
+)
+def test_every_verb_sends_its_request_and_prints_one_json_object_wherever_json_stands(
+    server, typed, words, verb, args
+):
+    for line in (["--json", *words], [words[0], "--json", *words[1:]], [*words, "--json"]):
+        result = typed(*line)
+        answer = server.answers[verb][-1]
+        assert json.loads(result.stdout) == answer
+        assert result.exit_code == (0 if answer["ok"] else 1)
+        expected = {"v": 1, "verb": verb, "args": args, "cwd": os.getcwd(), "json": True}
+        assert server.requests.pop() == expected
+        assert result.stderr == ""
+
+
+def test_without_json_the_servers_sentence_is_printed(server, typed):
+    result = typed("load", "codec_fix.py")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, LOADED["text"] + "\n", "")
+    assert server.requests[0]["json"] is False
+
+
+def test_a_refusal_goes_to_stderr_with_its_stage_and_exits_with_1(typed):
+    result = typed("check", "bad.py")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Refused at read: {REFUSAL['error']}\n"
+
+
+WRONG_LINES = (
+    "",
+    "lod",
+    "load",
+    "diff 1",
+    "diff 1 2 3",
+    "diff a b",
+    "rollback --to x",
+    "trace",
+    "new-patch",
+    "completion tcsh",
+    "--timeout 0 status",
+)
+
+
+@pytest.mark.parametrize("line", WRONG_LINES)
+def test_a_wrong_command_line_exits_with_2_and_asks_nobody(server, typed, line):
+    assert typed(*line.split()).exit_code == 2
+    assert server.requests == []
+
+
+def test_status_shows_releases_sessions_and_what_to_type_next(typed):
+    out = typed("status").stdout
+    assert "streamd 1.0.0, process 4242, up 2 h 1 min. rtmp 0.0.0.0:1935, http 0.0.0.0:8080." in out
+    assert "a restart boots release 1. To change that: streamd-ctl keep" in out
+    rows = {line.split()[0]: line for line in out.splitlines() if "  " in line}
+    assert "kept leaving" in rows["1"]
+    assert "as shipped" in rows["1"]
+    assert all(word in rows["2"] for word in ("running", "media.h264@2", "codec_fix.py", "root"))
+    assert all(
+        word in rows["live/show"] for word in ("192.0.2.7:51234", "42", "2510", "h264 1280x720", "1 d 2 h")
+    )
+    assert "door/17" not in rows
+    assert "1 connection at the door." in out
+
+
+def test_status_of_a_quiet_server(server, typed):
+    server.answers["status"] = [{**STATUS, "kept": 2, "sessions": []}]
+    out = typed("status").stdout
+    assert "Release 2 runs; a restart boots release 2.\n" in out
+    assert "Nobody publishes." in out
+
+
+def test_of_the_releases_that_are_only_on_disk_the_latest_are_shown(server, typed):
+    old = [{**STATUS["releases"][0], "number": n, "state": "stored"} for n in range(100, 120)]
+    server.answers["status"] = [{**STATUS, "releases": [*old, *STATUS["releases"]], "doors": 5}]
+    out = typed("status").stdout
+    assert [n for n in range(100, 120) if f"\n{n} " in out] == list(range(112, 120))
+    assert "and 12 older on disk" in out
+    assert "5 connections at the door." in out
+
+
+def test_one_session_in_detail_without_anything_a_terminal_would_obey(server, typed):
+    peers = [{"link": 3, "peer": "192.0.2.9:1", "lag_ms": 12}]
+    server.answers["sessions"] = [{"ok": True, "sessions": [{**BROADCAST, "peers": peers}]}]
+    out, _, table = typed("sessions", "live/show").stdout.partition("\npeers\n")
+    lines = dict(line.split(None, 1) for line in out.splitlines())
+    assert lines["viewers_by.flv"] == "30"
+    assert lines["publisher.encoder"] == "OBS"
+    assert [line.split() for line in table.splitlines()] == [
+        ["LINK", "PEER", "LAG_MS"],
+        ["3", "192.0.2.9:1", "12"],
+    ]
+    assert lines["title"] == "5 \ufffd [red]\ufffd[31m"
+
+
+def test_json_keeps_every_character_of_a_title_but_shows_a_terminal_none_to_obey(typed):
+    out = typed("--json", "status").stdout
+    assert not [c for c in out if ord(c) < 32 and c != "\n"]
+    assert "\x80" not in out
+    assert json.loads(out)["sessions"][0]["title"] == BROADCAST["title"]
+
+
+def test_trace_history_and_diff_are_tables_and_text(typed):
+    assert typed("trace", "live/show").stdout.splitlines()[1].split(None, 4) == [
+        "1",
+        "Data",
+        "3",
+        "1400",
+        "SendAll, Send",
+    ]
+    line = typed("history").stdout.splitlines()[1]
+    assert all(word in line for word in ("root", "load", "codec_fix.py", "loaded", "cdcdcdcdcdcd"))
+    assert typed("diff").stdout.splitlines()[-1] == "+VERSION = 2"
+
+
+def test_nothing_to_diff_is_said(server, typed):
+    server.answers["diff"] = [{"ok": True, "text": ""}]
+    assert typed("diff").stdout == "No difference.\n"
+
+
+# ---- no server -------------------------------------------------------------------------------------------
+
+
+def test_no_socket_a_dead_one_and_a_path_too_long_exit_with_3_and_say_what_to_do(server, typed, tmp_path):
+    server.close()
+    for admin, sentence in (
+        (str(tmp_path / "none.sock"), "there is no such socket. Is streamd running?"),
+        (server.path, "the socket is left over and nobody listens. Start streamd again"),
+        ("x" * 200, "Say where the server's socket is: streamd-ctl --admin PATH."),
+    ):
+        result = typed("status", admin=admin)
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert result.stderr.startswith(admin)
+        assert sentence in result.stderr
+        answer = json.loads(typed("--json", "status", admin=admin).stdout)
+        assert answer == {"ok": False, "stage": "connect", "error": result.stderr.strip()}
+
+
+def test_without_admin_the_usual_places_are_tried_and_named(monkeypatch, server):
+    monkeypatch.delenv("STREAMD_ADMIN", raising=False)
+    monkeypatch.setattr(ctl, "find_admin_path", lambda env: None)
+    result = CliRunner().invoke(ctl.cli, ["status"])
+    assert result.exit_code == 3
+    assert "there is no admin socket at " in result.stderr
+    assert "/run/streamd/admin.sock" in result.stderr
+    monkeypatch.setattr(ctl, "find_admin_path", lambda env: server.path)
+    assert CliRunner().invoke(ctl.cli, ["stop"]).stdout == "stopping.\n"
+    monkeypatch.setenv("STREAMD_ADMIN", "/nowhere.sock")
+    assert CliRunner().invoke(ctl.cli, ["status"]).stderr.startswith("/nowhere.sock: ")
+
+
+@pytest.mark.parametrize(
+    ("records", "sentence"),
+    [
+        ([None], "The server closed the connection before it answered."),
+        (
+            [{"progress": "moving", "done": 1, "of": 2}, None],
+            "The server closed the connection before it answered.",
+        ),
+        (["wait"], "The server said nothing for 0.1 s (--timeout). It may still carry the request out"),
+        ([b"\xc1HTTP"], "What answered there is not streamd's admin socket."),
+        ([b"SSH-2.0"], "What answered there is not streamd's admin socket."),
+    ],
+)
+def test_a_server_that_does_not_answer_exits_with_3(server, typed, records, sentence):
+    server.answers["load"] = records
+    result = typed("--timeout", "0.1", "load", "a.py")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith(sentence)
+
+
+def test_a_refusal_before_the_request_was_read_is_printed(server, typed):
+    server.requests_of = lambda connection, unpacker: iter([{"verb": "check"}])
+    result = typed("load", "x" * 1_000_000)
+    assert result.exit_code == 1
+    assert REFUSAL["error"] in result.stderr
+
+
+# ---- a terminal ------------------------------------------------------------------------------------------
+
+
+def on_a_terminal(*words: str) -> str:
+    """What a person sees: everything written to a pseudo-terminal, controls and all."""
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    env.pop("NO_COLOR", None)
+    command = [sys.executable, "-m", "streamd.ctl", *words]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env):
+        os.close(theirs)
+        seen = b""
+        try:
+            while data := os.read(ours, 65_536):
+                seen += data
+        except OSError:
+            pass  # EIO: the other side is closed
+    os.close(ours)
+    return seen.decode()
+
+
+def test_progress_is_a_bar_that_is_gone_when_the_answer_comes(server):
+    seen = on_a_terminal("--admin", server.path, "load", "a.py")
+    assert "rehearsing  [##############..............] 1/2" in seen
+    assert seen.endswith(f"\r\x1b[K{LOADED['text']}\r\n")
+
+
+def test_a_diff_is_coloured(server):
+    assert "\x1b[32m+VERSION = 2" in on_a_terminal("--admin", server.path, "diff")
+
+
+def test_no_verb_loads_what_it_does_not_need(server):
+    """Start-up time is imports: a tab key waits for this."""
+    script = (
+        "import sys; from streamd.ctl import cli\n"
+        f"try: cli(['--admin', {server.path!r}, *sys.argv[1:]])\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+
+    def modules(*words: str) -> set[str]:
+        done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return set(done.stderr.split())
+
+    heavy = {
+        "asyncio",
+        "aiohttp",
+        "uvloop",
+        "msgspec",
+        "rich",
+        "streamd.config",
+        "streamd.runtime",
+        "streamd.server",
+    }
+    assert heavy.isdisjoint(modules("load", "a.py"))
+    assert heavy & modules("status") == {"rich"}
+
+
+# ---- completion ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tab(server, tmp_path, monkeypatch):
+    """What the shell is offered after these words."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def tab(*words: str, admin: str = server.path) -> list[str]:
+        line = ["streamd-ctl", "--admin", admin, *words]
+        env = {**os.environ, "_STREAMD_CTL_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(line)}
+        env["COMP_CWORD"] = str(len(line) - 1)
+        done = subprocess.run(
+            [sys.executable, "-c", "from streamd.ctl import main; main()"],
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr == ""
+        return [offer.partition(",")[2] for offer in done.stdout.splitlines() if offer]
+
+    return tab
+
+
+def test_names_come_from_the_running_server(tab):
+    assert tab("new-patch", "media.") == ["media.aac", "media.h264"]
+    assert tab("sessions", "live/") == ["live/show"]
+    assert tab("trace", "d") == ["door/17"]
+    assert tab("rollback", "--to", "1") == ["1"]
+    assert "rollback" in tab("ro")
+
+
+def test_patches_come_from_here_and_from_the_servers_directory(tab):
+    for name in ("eels.py", "notes.txt", ".hidden.py"):
+        open(name, "w").close()
+    os.makedirs("eastern/__pycache__")
+    open("eastern/b.py", "w").close()
+    assert tab("load", "e") == ["eastern/", "eels.py", "euro_fix.py"]
+    assert tab("load", "eastern/") == ["eastern/b.py"]
+
+
+def test_completion_without_a_server_offers_nothing_and_says_nothing(tab):
+    assert tab("new-patch", "m", admin="/nowhere.sock") == []
+    assert tab("sessions", "l", admin="/nowhere.sock") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_is_printed_for_each_shell(typed, server, shell):
+    result = typed("completion", shell)
+    assert result.exit_code == 0
+    assert f"_STREAMD_CTL_COMPLETE={shell}_complete" in result.stdout
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (0.9, "0 s"), (61, "1 min 1 s"), (3600, "1 h"), (3601, "1 h 1 s"), (93_784, "1 d 2 h")],
+)
+def test_times_are_said_in_their_two_largest_units(seconds, words):
+    assert ctl_show.span(seconds) == words
