@@ -42,18 +42,21 @@ class Track:
 
 def learn_config(track: Track, record: bytes) -> None:
     """Take over a sequence header (flv.VideoTag of kind "config"). PeerError where it is malformed."""
-    track.nal_length = parse_nal_length(record)
+    nal_length = parse_nal_length(record)
     track.sps, track.pps, track.rest = parse_config(record)
-    track.waiting = []
+    track.waiting, track.nal_length = [], nal_length
 
 
 def learn(track: Track, payload: bytes) -> None:
-    """Take over the parameter sets that come with a key picture, or came since the one before it. To be
-    called for every frame, key or not. PeerError where the payload or a set is malformed."""
-    track.waiting = replace_sets(track.waiting, parameter_sets(payload, track.nal_length))
-    if track.waiting and is_key(payload, track.nal_length):
-        track.sps, track.pps, track.rest = merge_sets(track.sps, track.pps, track.rest, track.waiting)
-        track.waiting = []
+    """Take over the parameter sets that come with a key picture, or came since the one before it.
+
+    To be called for every frame, key or not. PeerError where the payload or a set is malformed.
+    """
+    waiting = replace_sets(track.waiting, parameter_sets(payload, track.nal_length))
+    if waiting and is_key(payload, track.nal_length):
+        track.sps, track.pps, track.rest = merge_sets(track.sps, track.pps, track.rest, waiting)
+        waiting = []
+    track.waiting = waiting
 
 
 def config(track: Track) -> bytes:
@@ -62,14 +65,12 @@ def config(track: Track) -> bytes:
 
 
 def upgrade(old: dict[str, Any]) -> dict[str, Any]:
-    """State of version 1 -> state of version 2. `waiting` has a default."""
-    new = dict(old)
-    new["sps"], new["pps"], new["rest"] = parse_config(new.pop("config"))
-    return new
+    """State of version 1 -> state of version 2; nothing waits yet."""
+    sps, pps, rest = parse_config(old["config"])
+    return {"sps": sps, "pps": pps, "rest": rest, "waiting": [], "nal_length": old["nal_length"]}
 
 
 def downgrade(new: dict[str, Any]) -> dict[str, Any]:
-    """And back. Sets that wait are forgotten, as version 1 would have done."""
-    old = {name: value for name, value in new.items() if name not in ("sps", "pps", "rest", "waiting")}
-    old["config"] = pack_config(new["sps"], new["pps"], new["rest"], new["nal_length"])
-    return old
+    """And back. What waits is forgotten, as version 1 would have done."""
+    record = pack_config(new["sps"], new["pps"], new["rest"], new["nal_length"])
+    return {"config": record, "nal_length": new["nal_length"]}

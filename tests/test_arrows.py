@@ -22,13 +22,14 @@ LIVE = [path for path in SOURCES if path.is_relative_to(PACKAGE / "live")]
 # part -> (the parts of streamd it may import, the packages of others)
 ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "server": (
-        {"", "config", "places", "runtime", "drivers"},
+        {"", "config", "logs", "runtime", "drivers"},
         {"aiohttp", "uvloop", "click", "msgspec", "watchfiles"},
     ),
     "ctl": ({"", "places", "ctl_show"}, {"click", "msgpack"}),
     "ctl_show": (set(), {"click", "rich"}),
     "config": ({"places"}, {"msgspec"}),
     "places": (set(), set()),
+    "logs": (set(), set()),
     "runtime": ({"runtime"}, {"msgpack", "uvloop"}),
     "drivers": ({"runtime", "drivers"}, {"aiohttp", "uvloop", "watchfiles"}),
     "live.protocol": ({"live.protocol", "runtime.state", "runtime.vocabulary"}, set()),

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -34,6 +35,7 @@ KEEPALIVE_SECONDS = 30.0
 MAX_BODY = 65_536  # bytes; nothing here takes a body yet
 MAX_FIELD = 8_190  # bytes of a request line or header field, the size most servers allow
 STREAMED = object()
+SERVER = MappingProxyType({"Server": "streamd"})
 
 Handler = RequestHandler
 
@@ -47,14 +49,14 @@ class Exchange:
 
     def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
         if not self.done.done():
-            self.done.set_result(web.Response(status=status, headers=headers, body=body))
+            self.done.set_result(web.Response(status=status, headers={**SERVER, **headers}, body=body))
 
     def take(self, status: int, headers: dict[str, str]) -> tuple[socket.socket, bytes]:
-        """The connection's socket, and the response head. Raises OSError if the peer is gone already."""
-        transport = self.request.transport
+        """The connection's socket, and the response head. Raises ConnectionResetError if the peer has gone."""
+        # uvloop's transports have all of asyncio.Transport's methods without being a subclass of it
+        transport: Any = self.request.transport
         if transport is None or transport.is_closing() or self.done.done():
-            raise OSError("the client has gone")
-        assert isinstance(transport, asyncio.Transport)
+            raise ConnectionResetError("the client has gone")
         transport.pause_reading()  # what the client sends from now on is the kernel's to read
         sock = transport.get_extra_info("socket")
         twin = socket.fromfd(sock.fileno(), sock.family, sock.type)
@@ -183,12 +185,12 @@ def _peer(request: web.BaseRequest) -> str:
 
 
 def _text(status: int, text: str) -> web.Response:
-    return web.Response(status=status, text=text, headers={"Cache-Control": "no-store"})
+    return web.Response(status=status, text=text, headers={**SERVER, "Cache-Control": "no-store"})
 
 
 def _head(status: int, headers: dict[str, str]) -> bytes:
     """The head of an endless response (RFC 9112 section 4): its end is the connection's."""
-    fields = {"Date": formatdate(usegmt=True), "Server": "streamd", "Connection": "close", **headers}
+    fields = {"Date": formatdate(usegmt=True), **SERVER, "Connection": "close", **headers}
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
         *(f"{name}: {value}" for name, value in fields.items()),
@@ -207,6 +209,7 @@ def _read_assets() -> dict[str, tuple[bytes, dict[str, str]]]:
         body = item.read_bytes()
         kind = mimetypes.guess_type(item.name)[0] or "text/plain"
         headers = {
+            **SERVER,
             "Content-Type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
             "ETag": f'"{hashlib.sha256(body).hexdigest()[:16]}"',
             "Cache-Control": "public, max-age=300",

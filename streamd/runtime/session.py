@@ -351,7 +351,11 @@ class Sessions:
             return
         exchange, link.exchange = link.exchange, None
         if command.stream:
-            sock, head = exchange.take(command.status, command.headers)
+            try:
+                sock, head = exchange.take(command.status, command.headers)
+            except ConnectionResetError as error:
+                link.fail(str(error))
+                return
             link.adopt(sock)
             link.send(head)
         else:
@@ -369,7 +373,8 @@ class Sessions:
             return
         if target is None:
             target = self.create(command.to)
-            log.info("%s begins for %s on release %d", target.name, link.peer, target.release.number)
+            if not target.name.startswith(DOOR):
+                log.info("%s begins for %s on release %d", target.name, link.peer, target.release.number)
         guest = command.guest
         if target.release is not session.release:
             lowered = self.convert(lower(guest), session.release, target.release)

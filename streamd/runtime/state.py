@@ -179,8 +179,10 @@ def _plan(cls: Any) -> _Plan:
 
 def _hints(cls: type) -> dict[str, Any]:
     module = sys.modules.get(cls.__module__)
+    names = vars(module) if module else {}
     try:
-        return get_type_hints(cls, globalns=vars(module) if module else None)
+        # the class's own names must not shadow the module's: a field `timeline` may be of type timeline.Timeline
+        return get_type_hints(cls, globalns=names, localns=names)
     except NameError as error:
         raise StateError(f"{cls.__name__}: an annotation names nothing: {error}") from error
 

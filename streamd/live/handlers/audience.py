@@ -101,10 +101,15 @@ def place(audience: Audience, fan: Fanout, link: int, viewer: watch_rtmp.Viewer)
     wanted, present = watch_rtmp.group_of(viewer), viewer.group
     if wanted == present:
         return []
+    commands: list[Command] = [Leave(link, present)] if present else []
+    if wanted and not fan.ready:
+        audience.pending[link] = viewer.peer.heard
+        wanted = ""
     viewer.group = wanted
-    leave: list[Command] = [Leave(link, present)] if present else []
-    sides = side_groups(audience, fan)
-    return [*leave, *sides, fanout.join(fan, link, wanted)] if wanted else [*leave, *sides]
+    commands += side_groups(audience, fan)
+    if wanted:
+        commands.append(fanout.join(fan, link, wanted))
+    return commands
 
 
 def side_groups(audience: Audience, fan: Fanout) -> list[Command]:
@@ -145,11 +150,16 @@ def refuse_late(audience: Audience, now: int, sentence: str) -> list[Command]:
     return commands
 
 
+def nothing_live(name: str) -> str:
+    """The sentence for a viewer of "live/NAME" where nothing is live."""
+    return f"Nothing is live at /{name} now. Publish to rtmp://THIS-SERVER/{name} and ask again."
+
+
 def refuse(link: int, guest: RtmpGuest | HttpGuest, sentence: str) -> list[Command]:
     """Nothing is live: 404, or NetStream.Play.StreamNotFound."""
     if isinstance(guest, HttpGuest):
         return [watch_flv.refuse(link, sentence)]
-    rtmp.refuse_play(guest.peer, "NetStream.Play.StreamNotFound", sentence.strip())
+    rtmp.refuse_play(guest.peer, "NetStream.Play.StreamNotFound", sentence)
     return [Send(link, rtmp.take_output(guest.peer)), Close(link, "nothing is live under that name")]
 
 
@@ -244,7 +254,7 @@ def dismiss(audience: Audience, going_away: bool, sentence: str) -> list[Command
         commands += [Send(link, watch_flv.farewell(going_away, sentence)), Close(link, sentence)]
     commands += [Close(link, sentence) for link in audience.flv]
     for link, item in audience.waiting.items():
-        commands += refuse(link, item.guest, sentence + "\n")
+        commands += refuse(link, item.guest, sentence)
     for table in (audience.flv, audience.ws, audience.rtmp, audience.pending, audience.waiting):
         table.clear()
     return commands

@@ -73,7 +73,7 @@ def begin(name: str, settings: Settings, now: int) -> Broadcast:
 
 def step(broadcast: Broadcast, event: Event) -> list[Command]:
     """Take one event. Raises nothing that is a peer's fault: those links are closed by command."""
-    broadcast.now = event.now
+    before, broadcast.now = broadcast.now, event.now
     if broadcast.phase == "ended":
         return []
     match event:
@@ -96,7 +96,7 @@ def step(broadcast: Broadcast, event: Event) -> list[Command]:
         case Refused(_now, link, to, reason):
             return [Close(link, f"{to}: {reason}")]
         case Restarted(now, links):
-            return reconcile(broadcast, links, now)
+            return reconcile(broadcast, links, before, now)
         case Stopping():
             return finish(broadcast, True, "The server is stopping.")
     return []
@@ -116,7 +116,7 @@ def welcome(broadcast: Broadcast, link: int, guest: object, where: str, now: int
     if broadcast.publisher is not None or broadcast.lost != NEVER:
         return commands + audience.admit(people, broadcast.fanout, link, guest, now)
     if guest.wants == "head" or broadcast.settings.wait_for_publisher <= 0:
-        return [*audience.refuse(link, guest, nothing_live(broadcast)), *end_if_idle(broadcast)]
+        return [*audience.refuse(link, guest, audience.nothing_live(broadcast.name)), *end_if_idle(broadcast)]
     return commands + audience.wait(people, link, guest, now, now + broadcast.settings.wait_for_publisher)
 
 
@@ -138,7 +138,7 @@ def begin_publishing(
     commands += [
         Send(link, rtmp.take_output(peer)),
         Wake(-1, "grace"),
-        Wake(broadcast.settings.publisher_timeout, "publisher"),
+        Wake(broadcast.settings.publisher_timeout or -1, "publisher"),
         Log("info", f"{where} publishes with {peer.flash_ver or 'an unnamed encoder'}"),
     ]
     commands += audience.answer_waiting(broadcast.audience, broadcast.fanout, now)
@@ -172,6 +172,8 @@ def ingest(broadcast: Broadcast, publisher: Publisher, data: bytes, now: int) ->
                 frame = publish_rtmp.read(publisher, line, intent, now)
                 if frame is not None:
                     commands += publish(broadcast, publisher, frame, now)
+                elif intent.type == rtmp.DATA:
+                    commands.append(Count("data messages that viewers need not see, or that are no AMF0"))
             elif type(intent) is rtmp.Unpublish:
                 return commands + leave_stage(broadcast, publisher, now)
             elif type(intent) is rtmp.Bye:
@@ -189,7 +191,7 @@ def publish(broadcast: Broadcast, publisher: Publisher, frame: Frame, now: int) 
     """One frame to everybody, if they can use it; newcomers join as soon as there is a frame to start at."""
     fan = broadcast.fanout
     if frame.track == "data":
-        broadcast.title = publisher.title or broadcast.title
+        broadcast.title = publisher.title
         return fanout.tell_script(fan, frame, frame.payload == publisher.offers.script)
     key = publish_rtmp.starts_here(publisher, frame, now)
     if frame.track == "video" and not key and publisher.started != "video":
@@ -280,7 +282,10 @@ def wake(broadcast: Broadcast, tag: str, now: int) -> list[Command]:
     if tag == "ping":
         return audience.ping_all(people, broadcast.fanout, now)
     if tag == "wait" and publisher is None:
-        return [*audience.refuse_late(people, now, nothing_live(broadcast)), *end_if_idle(broadcast)]
+        return [
+            *audience.refuse_late(people, now, audience.nothing_live(broadcast.name)),
+            *end_if_idle(broadcast),
+        ]
     if tag == "grace" and publisher is None and broadcast.lost != NEVER:
         return finish(broadcast, False, ENDED)
     if tag == "publisher" and publisher is not None:
@@ -293,11 +298,7 @@ def wake(broadcast: Broadcast, tag: str, now: int) -> list[Command]:
     return []
 
 
-def nothing_live(broadcast: Broadcast) -> str:
-    return f"Nothing is live at /{broadcast.name} now. Publish to rtmp://this-server/{broadcast.name} and ask again.\n"
-
-
-def reconcile(broadcast: Broadcast, links: list[int], now: int) -> list[Command]:
+def reconcile(broadcast: Broadcast, links: list[int], before: int, now: int) -> list[Command]:
     """Back from a checkpoint, some seconds in the past: these links are open, and no other.
 
     The publisher has to come back: its chunk stream went on meanwhile, and nobody can read on in the middle of it. The
@@ -305,8 +306,10 @@ def reconcile(broadcast: Broadcast, links: list[int], now: int) -> list[Command]
     that nothing goes out earlier than what the viewers have.
     """
     commands: list[Command] = []
-    people = broadcast.audience
+    people, line = broadcast.audience, broadcast.timeline
     publisher = broadcast.publisher
+    if line.top >= 0:
+        line.top += max(now - before, 0)
     broadcast.fanout.rings = False
     commands += fanout.open_rings(broadcast.fanout)
     commands += audience.reconcile(people, broadcast.fanout, frozenset(links), now)

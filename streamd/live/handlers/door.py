@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from typing import Literal
-from urllib.parse import unquote
 
-from streamd.live.handlers import page, watch_flv
+from streamd.live.handlers import audience, page, watch_flv
 from streamd.live.handlers.guests import HttpGuest, RtmpGuest
 from streamd.live.handlers.settings import Settings
 from streamd.live.protocol import rtmp
@@ -98,7 +97,7 @@ def describe(door: Door) -> dict[str, object]:
 def enter(door: Door, link: int, now: int) -> list[Command]:
     """A connection begins, or begins anew, to say what it wants."""
     door.link, door.began, door.phase, door.asked = link, now, "listening", ""
-    return [Wake(door.settings.handshake_timeout, "handshake")]
+    return [Wake(door.settings.handshake_timeout or -1, "handshake")]
 
 
 def come_back(door: Door, link: int, guest: object, now: int) -> list[Command]:
@@ -179,11 +178,11 @@ def leave(door: Door, link: int) -> list[Command]:
 def not_there(door: Door, link: int, to: str, reason: str) -> list[Command]:
     """No session took the link: say that nothing is live under that name."""
     if door.peer is None:
-        return [Respond(link, 404, watch_flv.TEXT_HEADERS, nothing_live(to).encode(), False)]
+        return [watch_flv.refuse(link, audience.nothing_live(to))]
     if door.asked == "publish":
         rtmp.refuse_publish(door.peer, "NetStream.Publish.Denied", f"{to} cannot be published now: {reason}.")
         return [*part(door, door.peer, f"{to} refused: {reason}")]
-    rtmp.refuse_play(door.peer, "NetStream.Play.StreamNotFound", nothing_live(to).strip())
+    rtmp.refuse_play(door.peer, "NetStream.Play.StreamNotFound", audience.nothing_live(to))
     return [Log("debug", f"{to} asked for, which is not live"), *part(door, door.peer, f"{to} is not live")]
 
 
@@ -197,32 +196,32 @@ def answer(door: Door, request: Request) -> list[Command]:
         headers = {**watch_flv.CORS, "Allow": METHODS, "Access-Control-Max-Age": "86400"}
         return [Respond(request.link, 204, headers, b"", False)]
     if request.method not in ("GET", "HEAD"):
-        headers = {**watch_flv.TEXT_HEADERS, "Allow": METHODS}
-        return [Respond(request.link, 405, headers, f"Use one of {METHODS} here.\n".encode(), False)]
+        return [watch_flv.say(request.link, 405, f"Use one of {METHODS} here.", Allow=METHODS)]
     name, kind = route(request.path)
     if kind == "flv":
         return ask_for(door, request, name)
     if kind == "page" and door.settings.page:
-        return [Respond(request.link, 200, page.HEADERS, page.render(name), False)]
-    return [Respond(request.link, 404, watch_flv.TEXT_HEADERS, NO_SUCH_PATH.encode(), False)]
+        return [Respond(request.link, 200, dict(page.HEADERS), page.render(name), False)]
+    return [watch_flv.say(request.link, 404, NO_SUCH_PATH)]
 
 
-NO_SUCH_PATH = "Nothing is served under this path. A broadcast plays at /live/NAME (a page) and /live/NAME.flv (HTTP-FLV and WebSocket).\n"
+NO_SUCH_PATH = (
+    "Nothing is served under this path. A broadcast plays at /live/NAME (a page) and at /live/NAME.flv (over HTTP "
+    "or a WebSocket)."
+)
 
 
 def route(path: str) -> tuple[str, Literal["flv", "page", ""]]:
-    """(name of the broadcast, what of it is wanted); ("", "") for a path that means nothing."""
-    parts = unquote(path).split("/")
+    """(name of the broadcast, what of it is wanted); ("", "") for a path that means nothing. `path` has no % escapes."""
+    parts = path.split("/")
     if len(parts) == 4 and not parts[3]:
         parts.pop()  # /live/NAME/
     if len(parts) != 3 or parts[0] or parts[1] != APP:
         return "", ""
-    name, kind = parts[2], "page"
-    if name.endswith(".flv"):
-        name, kind = name[:-4], "flv"
+    name = parts[2].removesuffix(".flv")
     if not NAME.fullmatch(name):
         return "", ""
-    return name, "flv" if kind == "flv" else "page"
+    return name, "page" if name == parts[2] else "flv"
 
 
 def ask_for(door: Door, request: Request, name: str) -> list[Command]:
@@ -231,14 +230,8 @@ def ask_for(door: Door, request: Request, name: str) -> list[Command]:
     if watch_flv.wants_upgrade(request.headers):
         fault = watch_flv.upgrade_fault(request.method, request.headers)
         if fault:
-            headers = {**watch_flv.TEXT_HEADERS, "Sec-WebSocket-Version": "13"}
-            return [Respond(request.link, 426, headers, fault.encode(), False)]
+            return [watch_flv.say(request.link, 426, fault, Upgrade="websocket", Sec_WebSocket_Version="13")]
         guest = HttpGuest("ws", request.headers["sec-websocket-key"].strip())
     door.phase = "moving"
     waits = door.settings.wait_for_publisher > 0 and guest.wants != "head"
     return [Move(request.link, f"{APP}/{name}", guest, waits)]
-
-
-def nothing_live(to: str) -> str:
-    """The sentence for a viewer of a name where nothing is live; `to` is "live/NAME"."""
-    return f"Nothing is live at /{to} now. Publish to rtmp://this-server/{to} and ask again.\n"

@@ -56,11 +56,11 @@ def wants_upgrade(headers: Mapping[str, str]) -> bool:
 def upgrade_fault(method: str, headers: Mapping[str, str]) -> str:
     """Why a request to upgrade cannot be granted, "" if it can (RFC 6455 4.2.1)."""
     if method != "GET":
-        return "A WebSocket begins with GET.\n"
+        return "A WebSocket begins with GET."
     if headers.get("sec-websocket-version", "").strip() != "13":
-        return "This server speaks version 13 of the WebSocket protocol.\n"
+        return "This server speaks version 13 of the WebSocket protocol."
     if not KEY.fullmatch(headers.get("sec-websocket-key", "").strip()):
-        return "The request has no proper Sec-WebSocket-Key.\n"
+        return "The request has no proper Sec-WebSocket-Key."
     return ""
 
 
@@ -77,14 +77,20 @@ def respond(link: int, guest: HttpGuest) -> Respond:
 
 
 def refuse(link: int, sentence: str) -> Respond:
-    return Respond(link, 404, dict(TEXT_HEADERS), sentence.encode(), False)
+    return say(link, 404, sentence)
+
+
+def say(link: int, status: int, sentence: str, **headers: str) -> Respond:
+    """A sentence for a human."""
+    extra = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Respond(link, status, {**TEXT_HEADERS, **extra}, f"{sentence}\n".encode(), False)
 
 
 def feed(socket: Socket, data: bytes, now: int) -> tuple[bytes, bool]:
     """Take a viewer's bytes: (what to send in answer, whether it has closed). PeerError where malformed."""
     socket.heard = now
     websocket.feed(socket.reader, data)
-    answers = []
+    answers: list[bytes] = []
     while (event := websocket.pull(socket.reader)) is not None:
         if event[0] == "close":
             code = event[1] if event[1] != websocket.NO_CODE else websocket.NORMAL

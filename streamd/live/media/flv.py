@@ -127,7 +127,7 @@ def video_tag(packet: int, key: bool, composition: int, body: bytes) -> VideoTag
     """A video message by its AVCPacketType (E.4.3.1)."""
     match packet:
         case 0:
-            return VideoTag("config", "h264", key, 0, body)
+            return VideoTag("config" if body else "command", "h264", key, 0, body)
         case 1:
             return VideoTag("frame" if body else "command", "h264", key, composition, body)
         case 2:
@@ -160,7 +160,7 @@ def read_fourcc_video(payload: bytes) -> VideoTag:
             return VideoTag("command", "h264", False, 0, payload[5:])  # colour metadata
         case _:
             raise PeerError(
-                f"a video message of {len(payload)} bytes with Enhanced RTMP packet type {packet} is malformed"
+                f"{len(payload)} bytes are no video message of Enhanced RTMP packet type {packet}"
             )
 
 

@@ -110,7 +110,18 @@ def merge_sets(
     end."""
     new_sps = replace_sets(sps, [unit for unit in sets if nal_type(unit) == SPS])
     new_pps = replace_sets(pps, [unit for unit in sets if nal_type(unit) == PPS])
+    check_limits(new_sps, new_pps)
     return new_sps, new_pps, rest if new_sps == sps else default_rest(new_sps)
+
+
+def check_limits(sps: list[bytes], pps: list[bytes]) -> None:
+    """Raise PeerError where the sets are more than a configuration record can have."""
+    size = sum(map(len, sps)) + sum(map(len, pps))
+    if len(sps) > MAX_SPS or len(pps) > MAX_PPS or size > MAX_SETS_BYTES:
+        raise PeerError(
+            f"{len(sps)} sequence and {len(pps)} picture parameter sets of {size} bytes; a track may have "
+            f"{MAX_SPS} and {MAX_PPS} of {MAX_SETS_BYTES} bytes"
+        )
 
 
 def replace_sets(known: list[bytes], sets: list[bytes]) -> list[bytes]:
@@ -200,6 +211,7 @@ def parse_config(record: bytes) -> tuple[list[bytes], list[bytes], bytes]:
     if at >= len(record):
         raise PeerError("an H.264 sequence header ends before its picture parameter sets")
     pps, at = read_sets(record, at + 1, record[at], PPS)
+    check_limits(sps, pps)
     if not sps or sps[0][1] in SHORT_PROFILES:
         return sps, pps, b""
     return sps, pps, read_rest(record, at) or default_rest(sps)
@@ -227,7 +239,7 @@ def read_sets(record: bytes, at: int, count: int, kind: int) -> tuple[list[bytes
         unit = record[start:at]
         if nal_type(unit) != kind or len(unit) < (5 if kind == SPS else 2):
             raise PeerError(
-                f"an H.264 sequence header has a NAL unit of type {nal_type(unit)} where one of {kind} belongs"
+                f"an H.264 sequence header has NAL type {nal_type(unit)} where {kind} belongs"
             )
         sets.append(unit)
     return sets, at
@@ -257,15 +269,11 @@ def default_rest(sps: list[bytes]) -> bytes:
 def pack_config(sps: list[bytes], pps: list[bytes], rest: bytes, nal_length: int = 4) -> bytes:
     """The configuration record of these sets; b"" unless there is at least one of each kind.
 
-    Profile and level are those of the first SPS. PeerError where the sets are more than a record can have.
+    Profile and level are those of the first SPS. The sets are within the limits: parse_config and merge_sets,
+    where all sets come from, see to that.
     """
     if not (sps and pps):
         return b""
-    if len(sps) > MAX_SPS or len(pps) > MAX_PPS or sum(map(len, sps)) + sum(map(len, pps)) > MAX_SETS_BYTES:
-        raise PeerError(
-            f"{len(sps)} sequence and {len(pps)} picture parameter sets; a track may have {MAX_SPS} and {MAX_PPS}, "
-            f"and {MAX_SETS_BYTES} bytes of them"
-        )
     parts = [b"\x01", sps[0][1:4], bytes((0xFC | nal_length - 1, 0xE0 | len(sps)))]
     for unit in sps:
         parts += (struct.pack(">H", len(unit)), unit)

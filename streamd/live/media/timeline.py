@@ -92,10 +92,9 @@ def map(timeline: Timeline, track: str, timestamp32: int, now: int) -> int:
     if clock is None:
         clock = timeline.clocks[track] = Clock()
     if track == "data":
-        placed = place_data(timeline, timestamp32)
-    else:
-        placed = place(timeline, track, clock, timestamp32, now)
-    clock.last_out = max(placed, clock.last_out, timeline.floor)
+        clock.last_out = max(place_data(timeline, timestamp32), clock.last_out, timeline.floor)
+        return clock.last_out
+    clock.last_out = max(place(timeline, track, clock, timestamp32, now), clock.last_out, timeline.floor)
     timeline.top = max(timeline.top, clock.last_out)
     return clock.last_out
 

@@ -180,7 +180,9 @@ def open_peer(seed: bytes, max_message: int = rtmp_chunks.MAX_MESSAGE) -> Peer:
 def feed(peer: Peer, data: bytes, now: int) -> None:
     """Take bytes that came in at `now` (ms). Parses nothing. PeerError if too much waits unparsed."""
     if rtmp_chunks.waiting(peer.reader) + len(data) > MAX_WAITING:
-        raise PeerError(f"more than {MAX_WAITING} bytes while the question ({peer.asked or 'none'}) is open")
+        raise PeerError(
+            f"more than {MAX_WAITING} bytes before its question ({peer.asked or 'none'}) was answered"
+        )
     peer.heard = now
     peer.received += len(data)
     rtmp_chunks.feed(peer.reader, data)

@@ -5,8 +5,9 @@ compression needs to know; all three are bounded. Set Chunk Size and Abort (5.4.
 are obeyed here; every other message comes out of `pull`, in the order in which messages are completed.
 
 Reads are kept as the bytes they came as and parsed by offset: a message that lies whole in one read and in
-one chunk, as most do, costs one slice. Only what a read cuts off is copied: payload goes to the half-read
-message at once, and at most a header (18 bytes) is put in front of the next read.
+one chunk, as most do, costs one slice. Of what a read cuts off, a header or a short message is put in front
+of the next read; the payload of a long one goes to the half-read message at once, so that no byte is copied
+again and again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ MIN_CHUNK = (
 )
 MAX_MESSAGE = 8 << 20  # bytes; a key frame of 60 Mbit. The length field could say 16 MiB
 MAX_STREAMS = 64  # chunk streams of one peer; encoders use 3 to 6
-SHORT_MESSAGE = 16 << 10
+SHORT_MESSAGE = (
+    16 << 10
+)  # bytes; one that a read cuts off waits in the buffer, which is cheaper than to collect it
 EXTENDED = 0xFFFFFF  # a timestamp field that says: see the four bytes behind the header (5.3.1.3)
 WRAP = 0xFFFFFFFF
 
@@ -105,18 +108,16 @@ def pull(reader: Reader) -> Message | None:
                 length, type = kind >> 8, kind & 0xFF
                 end = at + 8 + length
                 if time != EXTENDED and type > ABORT and length <= reader.whole:
-                    if end > size:
-                        if length > SHORT_MESSAGE:
-                            at = begin_chunk(reader, at)
-                            at = collect(reader, known, at)
+                    if end <= size:
+                        known.word = -1
+                        known.delta = time
+                        known.length = length
+                        known.type = type
+                        known.timestamp = timestamp = known.timestamp + time & WRAP
+                        reader.at = end
+                        return type, known.stream, timestamp, buffer[at + 8 : end]
+                    if length <= SHORT_MESSAGE:
                         break
-                    known.word = -1
-                    known.delta = time
-                    known.length = length
-                    known.type = type
-                    known.timestamp = timestamp = known.timestamp + time & WRAP
-                    reader.at = end
-                    return type, known.stream, timestamp, buffer[at + 8 : end]
             # any other
             begun = begin_chunk(reader, at)
             if begun < 0:
