@@ -184,7 +184,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for row in rows:
         # Text, and not str: "[red]" in a title is no markup
         made.add_row(*(Text("-" if cell in (None, "") else clean(str(cell))) for cell in row))
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False).print(made)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(made)
+        return
+    console = Console(width=PIPE_WIDTH, highlight=False)
+    with console.capture() as capture:
+        console.print(made)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())  # a file or a pipe gets no padding
 
 
 def style_of(line: str) -> dict[str, Any]:
@@ -206,8 +213,8 @@ def publisher(found: Any) -> str | None:
 
 def user(by: Any) -> str | None:
     """The name of the user who asked, or the number where this machine knows no name."""
-    if not isinstance(by, dict) or by.get("uid") is None:
-        return None
+    if not isinstance(by, dict) or by.get("uid") is None or by["uid"] < 0:
+        return None  # nobody: the server itself, at its start
     try:
         return pwd.getpwuid(by["uid"]).pw_name
     except (KeyError, TypeError, OverflowError):

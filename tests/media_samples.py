@@ -49,7 +49,12 @@ def b_frames(seconds: int = 6) -> Tags:
 @functools.cache
 def video_only(width: int, height: int, profile: str, b_frames: int = 0, rate: int = RATE) -> Tags:
     """Half a second of H.264 of one size and profile ("baseline", "main", "high", "high422", "high444")."""
-    options = {"profile": profile, "bf": str(b_frames), "tune": "" if b_frames else "zerolatency", "b_strategy": "0"}
+    options = {
+        "profile": profile,
+        "bf": str(b_frames),
+        "tune": "" if b_frames else "zerolatency",
+        "b_strategy": "0",
+    }
     return encode((width, height), 0.5, options, sound=False, rate=rate)
 
 
@@ -63,7 +68,9 @@ def resolutions(seconds: int = 12) -> Tags:
     options = {"profile": "main", "bf": "0"}
     sides = []
     for size in (SMALL, LARGE):
-        sides.append([tag for tag in encode(size, SIDE // 1000, options, sound=False) if tag.type == flv.VIDEO])
+        sides.append(
+            [tag for tag in encode(size, SIDE // 1000, options, sound=False) if tag.type == flv.VIDEO]
+        )
     video = sides[0][:1]
     for place, start in enumerate(range(0, seconds * 1000, SIDE)):
         side = sides[place % 2]
@@ -131,7 +138,9 @@ def encode(
     reader = flv.Reader()
     flv.feed(reader, path.read_bytes())
     tags = iter(lambda: flv.pull(reader), None)
-    return tuple(tag for tag in tags if tag is not None and not (tag.type == flv.VIDEO and tag.payload[1] == 2))
+    return tuple(
+        tag for tag in tags if tag is not None and not (tag.type == flv.VIDEO and tag.payload[1] == 2)
+    )
 
 
 def video_packets(stream: Any, size: tuple[int, int], seconds: float, rate: int) -> list[Any]:
@@ -148,7 +157,9 @@ def video_packets(stream: Any, size: tuple[int, int], seconds: float, rate: int)
 def audio_packets(stream: Any, seconds: float) -> list[Any]:
     packets = []
     source = f"sine=frequency=440:sample_rate={SOUND_RATE}:duration={seconds}"
-    resampler = av.AudioResampler(format=stream.format.name, layout="stereo", rate=SOUND_RATE, frame_size=1024)
+    resampler = av.AudioResampler(
+        format=stream.format.name, layout="stereo", rate=SOUND_RATE, frame_size=1024
+    )
     with av.open(source, format="lavfi") as tone:
         for samples in tone.decode(audio=0):
             samples.time_base = Fraction(1, SOUND_RATE)

@@ -63,6 +63,9 @@ class Admin:
     async def open(self) -> None:
         """Listen. Raises OSError with a sentence if the path is taken by a living server or by something else."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = self.path.parent.stat().st_uid
+        if owner not in (0, os.geteuid()):
+            raise OSError(errno.EPERM, f"{self.path.parent} belongs to uid {owner}; give another --admin")
         _clear_stale(self.path)
         old = os.umask(0o117)  # born 0660: there is no moment at which others could connect
         try:

@@ -255,10 +255,15 @@ class Verbs:
         return {"entries": await asyncio.to_thread(self.upgrades.store.history, last)}
 
     async def modules(self, _args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
+        """What a shell completes: live modules with their versions, and the patch files there are."""
+        root = self.upgrades.patches
+        found = await asyncio.to_thread(
+            lambda: sorted(str(item.relative_to(root)) for item in root.rglob("*.py"))
+        )
+        versions = self.upgrades.current.versions
         return {
-            "modules": {
-                name: version for name, version in sorted(self.upgrades.current.versions.items()) if name
-            }
+            "modules": {name: versions[name] for name in sorted(versions) if name},
+            "patches": found[:1000],
         }
 
 

@@ -89,10 +89,11 @@ def step(broadcast: Broadcast, event: Event) -> list[Command]:
             return part(broadcast, link, reason, now)
         case Tick(now, tag):
             return wake(broadcast, tag, now)
-        case Congested(_now, _link, group):
-            return [Count(f"a viewer of {group} fell behind and skips to a key frame")]
+        case Congested(_now, link, group):
+            late = Count(f"viewers of {group} that fell behind and skip to a key frame")
+            return [late, *fanout.remind(broadcast.fanout, link, group)]
         case Drained(_now, _link, group):
-            return [Count(f"a viewer of {group} caught up")]
+            return [Count(f"viewers of {group} that caught up")]
         case Refused(_now, link, to, reason):
             return [Close(link, f"{to}: {reason}")]
         case Restarted(now, links):
@@ -310,7 +311,7 @@ def reconcile(broadcast: Broadcast, links: list[int], before: int, now: int) -> 
     publisher = broadcast.publisher
     if line.top >= 0:
         line.top += max(now - before, 0)
-    broadcast.fanout.rings = False
+    fanout.distrust(broadcast.fanout)
     commands += fanout.open_rings(broadcast.fanout)
     commands += audience.reconcile(people, broadcast.fanout, frozenset(links), now)
     known = frozenset([*people.flv, *people.ws, *people.rtmp, *people.waiting])

@@ -9,9 +9,11 @@ An announcement is a sequence header or the metadata. The publisher `offers` its
 been given; `keyed` is the same as of the latest key unit. Everybody is right because of two sentences:
 
 * A change goes out before the next frame of its track, in the same unit.
-* A key unit repeats every change since the key unit before it, so whoever starts there needs `keyed` of the time before
-  or after it, and nothing in between. A newcomer's head is `keyed`; one that has to wait for the next key unit (the ring
-  was too small for the GOP) finds there whatever has changed since.
+* A key unit repeats every change since the key unit before it, so whoever starts there needs `keyed` and nothing else.
+
+A newcomer's head is `keyed`, without the headers that the key unit carries itself (`carried`), as long as that unit is surely still
+in the rings (`since_key` bytes ago). Where the GOP was too large for the ring, the newcomer has all of `keyed` and waits
+for the next key unit, which repeats whatever has changed.
 
 Groups "rtmp.audio" and "rtmp.video" exist for RTMP viewers that switched the picture or the sound off. They are muxed
 only while they have members, so what lies in their rings from an earlier time must not be joined: until a group has
@@ -27,11 +29,12 @@ from streamd.live.media import flv
 from streamd.live.media.frame import Frame
 from streamd.live.protocol import rtmp, websocket
 from streamd.runtime.state import field, state
-from streamd.runtime.vocabulary import Command, Join, Ring, SendAll
+from streamd.runtime.vocabulary import Command, Join, Ring, Send, SendAll
 
 VERSION = 1
 
 MAIN = ("flv", "ws", "rtmp")
+FLV = ("flv", "ws")
 SIDES = ("rtmp.audio", "rtmp.video")
 
 Message: TypeAlias = tuple[int, int, bytes]  # type 8, 9 or 18; dts in ms; body as FLV and RTMP have it
@@ -48,15 +51,19 @@ class Announced:
 
 @state
 class Fanout:
-    """See the module. `shape` of a ring: bytes, ms of lag, ms of slowness (vocabulary.Ring); `key_dts` is that of the
-    latest key unit, in ms; `ready`: that unit is of the present publisher, and its tracks are known."""
+    """See the module. `shape` of a ring: bytes, ms of lag, ms of slowness (vocabulary.Ring). `key_dts` is the time of
+    the latest key unit, `changed_dts` that of the latest announcement, in ms; `since_key` is no less than the bytes of
+    any ring from the key unit on. `ready`: that unit is of the present publisher, and its tracks are known."""
 
     shape: tuple[int, int, int]
     rings: bool = False
     ready: bool = False
     told: Announced = field(factory=Announced)
     keyed: Announced = field(factory=Announced)
+    carried: Announced = field(factory=Announced)
+    since_key: int = 0
     key_dts: int = 0
+    changed_dts: int = 0
     sides: list[str] = field(factory=list)
     primed: list[str] = field(factory=list)
 
@@ -108,22 +115,23 @@ def due(fanout: Fanout, offers: Announced, frame: Frame, key: bool) -> list[Mess
         fanout.key_dts = dts
         keyed = fanout.keyed
         if offers == told and offers == keyed:
+            fanout.carried = Announced()
             return []
-        messages = announcements(
-            Announced(
-                offers.script if not offers.script == told.script == keyed.script else b"",
-                offers.video if not offers.video == told.video == keyed.video else b"",
-                offers.audio if not offers.audio == told.audio == keyed.audio else b"",
-            ),
-            dts,
+        fanout.carried = Announced(
+            b"" if offers.script == told.script == keyed.script else offers.script,
+            b"" if offers.video == told.video == keyed.video else offers.video,
+            b"" if offers.audio == told.audio == keyed.audio else offers.audio,
         )
         fanout.told = fanout.keyed = Announced(offers.script, offers.video, offers.audio)
-        return messages
+        fanout.changed_dts = dts
+        return announcements(fanout.carried, dts)
     if frame.track == "video" and offers.video != told.video:
         fanout.told = Announced(told.script, offers.video, told.audio)
+        fanout.changed_dts = dts
         return announcements(Announced(video=offers.video), dts)
     if frame.track == "audio" and offers.audio != told.audio:
         fanout.told = Announced(told.script, told.video, offers.audio)
+        fanout.changed_dts = dts
         return announcements(Announced(audio=offers.audio), dts)
     return []
 
@@ -147,6 +155,7 @@ def tell_script(fanout: Fanout, frame: Frame, metadata: bool) -> list[Command]:
         if frame.payload == told.script:
             return []
         fanout.told = Announced(frame.payload, told.video, told.audio)
+        fanout.changed_dts = frame.dts
     return units(fanout, [(flv.SCRIPT, frame.dts, frame.payload)], "data", False)
 
 
@@ -158,9 +167,11 @@ def units(fanout: Fanout, messages: list[Message], track: str, key: bool) -> lis
     else:
         tags = b"".join([flv.tag(*message) for message in messages])
         chunks = b"".join([rtmp.media_bytes(*message) for message in messages])
+    framed = websocket.binary(tags)
+    fanout.since_key = (0 if key else fanout.since_key) + max(len(framed), len(chunks))
     commands: list[Command] = [
         SendAll("flv", tags, key),
-        SendAll("ws", websocket.binary(tags), key),
+        SendAll("ws", framed, key),
         SendAll("rtmp", chunks, key),
     ]
     for side in fanout.sides:
@@ -192,14 +203,47 @@ def join(fanout: Fanout, link: int, group: str) -> Command:
 
 def head(fanout: Fanout, group: str) -> bytes:
     """What a member of `group` gets before its first unit, stamped with the time of the unit that follows."""
-    dts, keyed = fanout.key_dts, fanout.keyed
-    if group == "flv" or group == "ws":
-        tags = [flv.tag(*message) for message in announcements(keyed, dts)]
-        # players wait for a track that the header promises, so it promises what there is
-        start = flv.header(bool(fanout.told.audio), bool(fanout.told.video)) + b"".join(tags)
-        return start if group == "flv" else websocket.binary(start)
-    if group == "rtmp.audio":
-        keyed = Announced(script=fanout.told.script, audio=fanout.told.audio)
+    keyed, carried = fanout.keyed, fanout.carried
+    if group in SIDES or fanout.since_key > fanout.shape[0]:
+        carried = Announced()
+    video = b"" if carried.video else keyed.video
+    audio = b"" if carried.audio else keyed.audio
+    # metadata goes first, and the latest is right for everybody
+    script = fanout.told.script if video or audio or carried.script != fanout.told.script else b""
+    what = Announced(script, video, audio)
+    if group not in FLV:
+        return prelude(fanout, group, what)
+    # players wait for a track that the header promises, so it promises what there is
+    start = flv.header(bool(fanout.told.audio), bool(fanout.told.video))
+    if group == "flv":
+        return start + prelude(fanout, group, what)
+    return websocket.binary(start) + prelude(fanout, group, what)
+
+
+def prelude(fanout: Fanout, group: str, what: Announced) -> bytes:
+    """The announcements in a group's format; b"" if there are none."""
+    if group == "rtmp.audio":  # any of its units may be the first, not only those at a key picture
+        what = Announced(script=fanout.told.script, audio=fanout.told.audio)
     elif group == "rtmp.video":
-        keyed = Announced(script=keyed.script, video=keyed.video)
-    return b"".join([rtmp.media_bytes(*message) for message in announcements(keyed, dts)])
+        what = Announced(script=what.script, video=what.video)
+    messages = announcements(what, fanout.key_dts)
+    if group not in FLV:
+        return b"".join([rtmp.media_bytes(*message) for message in messages])
+    tags = b"".join([flv.tag(*message) for message in messages])
+    return websocket.binary(tags) if tags and group == "ws" else tags
+
+
+def remind(fanout: Fanout, link: int, group: str) -> list[Command]:
+    """A member skips to a key unit: give it what it may have missed, if there has been any change in the time that a
+    member may be behind at all."""
+    _, lag, slow = fanout.shape
+    if fanout.key_dts - fanout.changed_dts > lag + slow:
+        return []
+    missed = prelude(fanout, group, fanout.keyed)
+    return [Send(link, missed)] if missed else []
+
+
+def distrust(fanout: Fanout) -> None:
+    """After a restart: what viewers have been told since the checkpoint is unknown, so tell them everything again."""
+    fanout.told, fanout.keyed, fanout.carried = Announced(), Announced(), Announced()
+    fanout.rings, fanout.ready = False, False

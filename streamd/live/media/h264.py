@@ -238,9 +238,7 @@ def read_sets(record: bytes, at: int, count: int, kind: int) -> tuple[list[bytes
             continue
         unit = record[start:at]
         if nal_type(unit) != kind or len(unit) < (5 if kind == SPS else 2):
-            raise PeerError(
-                f"an H.264 sequence header has NAL type {nal_type(unit)} where {kind} belongs"
-            )
+            raise PeerError(f"an H.264 sequence header has NAL type {nal_type(unit)} where {kind} belongs")
         sets.append(unit)
     return sets, at
 

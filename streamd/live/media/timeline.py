@@ -122,9 +122,7 @@ def place(timeline: Timeline, track: str, clock: Clock, timestamp32: int, now: i
     if clock.live and goes_on(clock, own, now) and not nearer_to(other, clock, own, timestamp32):
         if 0 < own - clock.last_in <= LONGEST_STEP:
             clock.step = own - clock.last_in
-        clock.last_in = max(
-            own, clock.last_in
-        )  # the next frame is judged by the latest of its time, not by a straggler
+        clock.last_in = max(own, clock.last_in)  # jitter does not turn the clock back
     elif other is not None and follows(other, clock, timestamp32):
         own = clock.last_in = unwrap(timestamp32, other.last_in)
         clock.offset = other.offset
@@ -164,7 +162,8 @@ def nearer_to(other: Clock | None, clock: Clock, own: int, timestamp32: int) -> 
     there better."""
     if other is None or other.offset == clock.offset:
         return False
-    return abs(unwrap(timestamp32, other.last_in) - other.last_in) < abs(own - clock.last_in)
+    ahead = unwrap(timestamp32, other.last_in) - other.last_in
+    return abs(ahead) < min(abs(own - clock.last_in), SKEW)
 
 
 def follows(other: Clock, clock: Clock, timestamp32: int) -> bool:

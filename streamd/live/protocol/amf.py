@@ -67,8 +67,9 @@ def take_byte(cursor: Cursor) -> int:
 
 def take_text(cursor: Cursor, count: int) -> str:
     """The next `count` bytes as a text, paid for by its length."""
+    raw = take(cursor, count)
     charge(cursor, count // STRING_UNIT)
-    return text.decode(take(cursor, count))
+    return text.decode(raw)
 
 
 def charge(cursor: Cursor, cost: int) -> None:

@@ -261,10 +261,12 @@ def pull_handshake(peer: Peer) -> bool:
 def take_message(peer: Peer, kind: int, stream: int, timestamp: int, payload: bytes) -> Intent | None:
     """Any message but sound and picture (RTMP 5.4, 7.1)."""
     match kind:
-        case 20 | 17:
+        case 20:
+            return take_command(peer, stream, payload)
+        case 17:
             return take_command(peer, stream, without_amf3_mark(payload))
         case 18 | 15 if peer.phase == "publishing" and payload:
-            return Media(DATA, timestamp, without_amf3_mark(payload))
+            return Media(DATA, timestamp, payload if kind == DATA else without_amf3_mark(payload))
         case 22 if peer.phase == "publishing" and payload:
             begin_aggregate(peer, timestamp, payload)
             return pull_aggregate(peer)
@@ -503,6 +505,7 @@ def refuse_publish(peer: Peer, code: str, description: str) -> None:
 def publish_stopped(peer: Peer, code: str, description: str) -> None:
     """Tell a publisher that it has been ended (code "NetStream.Unpublish.Success", ".Publish.BadName", ...)."""
     peer.phase = "connected"
+    peer.aggregate = b""
     level = "status" if code == "NetStream.Unpublish.Success" else "error"
     write_status(peer, peer.stream, level, code, description)
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamd import live
-from streamd.live.handlers import guests
 from streamd.live.media import flv, h264
-from streamd.live.protocol import amf0, rtmp, rtmp_chunks, websocket
+from streamd.live.protocol import amf0, rtmp_chunks, websocket
 from streamd.runtime import vocabulary as v
 from streamd.runtime.state import lift, lower
 
@@ -48,8 +47,8 @@ def audio_header(config: bytes = STEREO, at: int = 0) -> Message:
     return 8, at, flv.config_body("aac", config)
 
 
-def picture(first: int, kind: bytes, at: int) -> Message:
-    nal = kind + b"picture at %d" % at
+def picture(first: int, kind: bytes, at: int, size: int = 0) -> Message:
+    nal = (kind + b"picture at %d" % at).ljust(size, b"\xff")
     return 9, at, bytes((first, 1, 0, 0, 0)) + len(nal).to_bytes(4, "big") + nal
 
 
@@ -57,8 +56,8 @@ def key(at: int) -> Message:
     return picture(0x17, b"\x65", at)
 
 
-def inter(at: int) -> Message:
-    return picture(0x27, b"\x41", at)
+def inter(at: int, size: int = 0) -> Message:
+    return picture(0x27, b"\x41", at, size)
 
 
 def sound(at: int) -> Message:
@@ -519,7 +518,3 @@ def watch(talk: Talk, form: str, name: str = "show") -> Viewer | Player:
     if form == "flv":
         return talk.get(f"/live/{name}.flv")
     return talk.websocket(f"/live/{name}.flv") if form == "ws" else talk.player().play(name)
-
-
-__all__ = [name for name in dir() if not name.startswith("_")]
-assert guests and rtmp

@@ -18,7 +18,9 @@ def play(line: Timeline, stamps: list[tuple[str, int]], now: int = 0) -> list[tu
     return [(track, timeline.map(line, track, stamp % WRAP, now)) for track, stamp in stamps]
 
 
-def interleaved(start: int, length: int, jumps: dict[str, tuple[int, int]] | None = None) -> list[tuple[str, int]]:
+def interleaved(
+    start: int, length: int, jumps: dict[str, tuple[int, int]] | None = None
+) -> list[tuple[str, int]]:
     """25 fps and AAC at 48 kHz (20 ms, rounded) in order of time; `jumps`: track -> (from this time on, add this)."""
     true = [(at, "video") for at in range(0, length, 40)] + [(at, "audio") for at in range(0, length, 20)]
     stamps = []
@@ -73,7 +75,9 @@ def test_many_wraps_are_counted(wraps):
     ],
 )
 @pytest.mark.parametrize("start", [HOUR, 2**32 - 1200], ids=["plain", "near the wrap"])
-def test_a_jump_of_the_encoders_clock_is_one_small_gap_and_sound_stays_with_picture(by, video_at, audio_at, start):
+def test_a_jump_of_the_encoders_clock_is_one_small_gap_and_sound_stays_with_picture(
+    by, video_at, audio_at, start
+):
     stamps = interleaved(start, 4000, {"video": (video_at, by), "audio": (audio_at, by)})
     if video_at == 1020:  # the first frame of all that jumps is one of sound
         stamps.remove(("video", start + 1000))
@@ -118,12 +122,16 @@ def test_an_encoder_that_starts_anew_with_sound_ahead_leaves_no_heap_of_frames_o
     ("stamps", "expected"),
     [
         pytest.param([0, 40, 30, 120], [0, 40, 40, 120], id="jitter is held"),
-        pytest.param([0, 120, 40, 80, 240, 160, 200], [0, 120, 120, 120, 240, 240, 240], id="presentation times as dts"),
+        pytest.param(
+            [0, 120, 40, 80, 240, 160, 200], [0, 120, 120, 120, 240, 240, 240], id="presentation times as dts"
+        ),
         pytest.param([0, 40, 40, 80], [0, 40, 40, 80], id="the same time twice"),
         pytest.param([0, 40, 1_900], [0, 40, 1_900], id="frames dropped by the encoder"),
         pytest.param([0, 40, 40 - 499], [0, 40, 40], id="as far back as jitter may go"),
         pytest.param([0, 40, 40 - 501], [0, 40, 80], id="further back is a jump"),
-        pytest.param([0, 33, 66, 66 + HOUR], [0, 33, 66, 99], id="a jump goes on by the track's own distance"),
+        pytest.param(
+            [0, 33, 66, 66 + HOUR], [0, 33, 66, 99], id="a jump goes on by the track's own distance"
+        ),
     ],
 )
 def test_one_track_alone(stamps, expected):
@@ -147,9 +155,7 @@ def test_a_track_that_paused_while_the_other_went_on_is_in_step_again():
 
 
 def test_unrelated_clocks_of_sound_and_picture_go_on_side_by_side():
-    stamps = [
-        (name, at + (7 * HOUR if name == "audio" else 0)) for name, at in interleaved(1000, 2000)
-    ]
+    stamps = [(name, at + (7 * HOUR if name == "audio" else 0)) for name, at in interleaved(1000, 2000)]
     out = play(Timeline(), stamps)
     assert track(out, "video") == list(range(0, 2000, 40))
     audio = track(out, "audio")
@@ -186,7 +192,10 @@ def test_sound_a_little_earlier_than_the_first_picture_is_held_until_then(again)
         play(line, interleaved(0, 1000))
         timeline.resume(line)
         floor = 980 + 40
-    out = play(line, [("video", 1000), ("audio", 940), ("audio", 960), ("audio", 980), ("audio", 1000), ("video", 1040)])
+    out = play(
+        line,
+        [("video", 1000), ("audio", 940), ("audio", 960), ("audio", 980), ("audio", 1000), ("video", 1040)],
+    )
     assert track(out, "video") == [floor, floor + 40]
     assert track(out, "audio")[-1] == floor
     assert min(at for _, at in out) >= (floor - 39 if again else 0)
@@ -201,7 +210,12 @@ def test_sound_much_earlier_than_the_first_picture_lifts_both(again):
         play(line, interleaved(0, 1000))
         timeline.resume(line)
         floor = 981
-    stamps = [("video", 3000), *(("audio", at) for at in range(1000, 3000, 20)), ("video", 3040), ("audio", 3040)]
+    stamps = [
+        ("video", 3000),
+        *(("audio", at) for at in range(1000, 3000, 20)),
+        ("video", 3040),
+        ("audio", 3040),
+    ]
     out = play(line, stamps)
     audio = track(out, "audio")
     assert len(set(audio)) == len(audio)
@@ -221,10 +235,18 @@ def test_nothing_goes_out_below_what_the_former_publisher_had():
     ("stamps", "expected"),
     [
         pytest.param([("data", 0)], [0], id="metadata first"),
-        pytest.param([("data", HOUR), ("video", 5), ("video", 45)], [0, 0, 40], id="metadata does not start the clock"),
-        pytest.param([("video", HOUR), ("data", 0), ("video", HOUR + 40)], [0, 0, 40], id="metadata at 0 moves nothing"),
-        pytest.param([("video", 0), ("video", 40), ("data", 20)], [0, 40, 20], id="a cue point has its own time"),
-        pytest.param([("video", 0), ("data", 4000), ("video", 40)], [0, 0, 40], id="a cue point is never ahead"),
+        pytest.param(
+            [("data", HOUR), ("video", 5), ("video", 45)], [0, 0, 40], id="metadata does not start the clock"
+        ),
+        pytest.param(
+            [("video", HOUR), ("data", 0), ("video", HOUR + 40)], [0, 0, 40], id="metadata at 0 moves nothing"
+        ),
+        pytest.param(
+            [("video", 0), ("video", 40), ("data", 20)], [0, 40, 20], id="a cue point has its own time"
+        ),
+        pytest.param(
+            [("video", 0), ("data", 4000), ("video", 40)], [0, 0, 40], id="a cue point is never ahead"
+        ),
     ],
 )
 def test_data_follows(stamps, expected):

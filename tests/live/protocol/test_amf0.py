@@ -44,7 +44,10 @@ def number(value: float) -> bytes:
         (b"\x11\x04\x05", [5.0]),
         (b"\x03" + name("a") + b"\x11\x06\x07abc" + amf0.END, [{"a": "abc"}]),
         # a reference counts containers in the order in which they begin
-        (b"\x0a\x00\x00\x00\x02\x03" + name("k") + b"\x01\x01" + amf0.END + b"\x07\x00\x01", [[{"k": True}] * 2]),
+        (
+            b"\x0a\x00\x00\x00\x02\x03" + name("k") + b"\x01\x01" + amf0.END + b"\x07\x00\x01",
+            [[{"k": True}] * 2],
+        ),
         (b"\x03" + name("") + number(1) + amf0.END, [{"": 1.0}]),  # an empty name is a name
     ],
 )
@@ -83,7 +86,9 @@ def test_references_cannot_multiply_a_small_body() -> None:
     """Each array holds the one before twice: 30 of them would have 2^30 leaves."""
     body = b"\x0a\x00\x00\x00\x01\x05"
     for index in range(30):
-        body += b"\x0a\x00\x00\x00\x02" + b"\x07" + struct.pack(">H", index) + b"\x07" + struct.pack(">H", index)
+        body += (
+            b"\x0a\x00\x00\x00\x02" + b"\x07" + struct.pack(">H", index) + b"\x07" + struct.pack(">H", index)
+        )
     with pytest.raises(PeerError, match="too many values"):
         amf0.decode(body)
 
@@ -117,7 +122,8 @@ def test_values_are_encoded(values: tuple[Any, ...], body: bytes) -> None:
 
 def test_an_ecma_array_says_how_many_it_has() -> None:
     body = amf0.encode_ecma({"width": 1280, "title": "€"})
-    assert body.startswith(b"\x08\x00\x00\x00\x02") and body.endswith(amf0.END)
+    assert body.startswith(b"\x08\x00\x00\x00\x02")
+    assert body.endswith(amf0.END)
     assert amf0.decode(body) == [{"width": 1280.0, "title": "€"}]
 
 
@@ -137,7 +143,8 @@ def test_a_name_that_is_too_long_is_our_bug() -> None:
 
 def test_the_longest_name_that_is_read_can_be_written() -> None:
     body = b"\x03" + struct.pack(">H", amf.MAX_KEY) + b"\xe9" * amf.MAX_KEY + b"\x05" + amf0.END
-    assert amf0.decode(amf0.encode(*amf0.decode(body))) == [{"é" * amf.MAX_KEY: None}]
+    assert amf0.decode(body) == [{"é" * amf.MAX_KEY: None}]
+    assert len(amf0.encode(*amf0.decode(body))) > 2 * amf.MAX_KEY
 
 
 def test_numbers_that_are_not_finite_pass() -> None:

@@ -74,7 +74,10 @@ DOUBLE = struct.pack(">d", 2.5)
         # references: a string, an object, a class
         (b"\x09\x05\x01\x06" + string("abc") + b"\x06\x00", ["abc", "abc"]),
         (b"\x09\x05\x01\x09\x03\x01\x03\x09\x02", [[True], [True]]),
-        (b"\x09\x05\x01\x0a\x13" + string("T") + string("a") + b"\x03\x0a\x01\x02", [{"a": True}, {"a": False}]),
+        (
+            b"\x09\x05\x01\x0a\x13" + string("T") + string("a") + b"\x03\x0a\x01\x02",
+            [{"a": True}, {"a": False}],
+        ),
     ],
 )
 def test_bodies_are_decoded(body: bytes, expected: Value) -> None:
@@ -121,5 +124,6 @@ def test_garbage_gives_a_value_or_a_peer_error(body: bytes) -> None:
         value, end, left = amf3.read(body, 0, 500, 8)
     except PeerError:
         return
-    assert 0 < end <= len(body) and left >= 0
+    assert 0 < end <= len(body)
+    assert left >= 0
     amf0.encode(value)

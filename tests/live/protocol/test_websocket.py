@@ -98,7 +98,8 @@ def test_a_long_frame_is_dropped_as_it_comes_and_never_kept() -> None:
         ws.feed(reader, data[at : at + 1000])
         assert ws.pull(reader) is None
         assert len(reader.buffer) <= 14
-    assert reader.skip == 0 and not reader.message
+    assert reader.skip == 0
+    assert not reader.message
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,8 @@ def test_our_close_fits_a_control_frame() -> None:
     assert ws.close(ws.GOING_AWAY, "over") == b"\x88\x06\x03\xe9over"
     assert ws.close(ws.NO_CODE, "unsaid") == b"\x88\x00"
     long = ws.close(ws.NORMAL, "é" * 100)
-    assert long[1] == 124 and long[4:].decode() == "é" * 61
+    assert long[1] == 124
+    assert long[4:].decode() == "é" * 61
     assert ws.pong(b"hello") == b"\x8a\x05hello"
 
 
