@@ -18,7 +18,10 @@ log = logging.getLogger("streamd")
 
 
 async def watch(root: Path, mode: str, upgrades: Upgrades) -> None:
-    """Check ("check") or load ("load") each patch file below `root` that is added or changed, until cancelled."""
+    """Check ("check") or load ("load") each patch file below `root` that is added or changed, until cancelled.
+
+    While developing, one file is saved again and again: its last edition is rolled back before the next is loaded.
+    """
     by = {"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()}
     log.info("watching %s: a changed patch is %sed", root, mode)
     async for changes in awatch(root, recursive=True, step=100):
@@ -27,11 +30,20 @@ async def watch(root: Path, mode: str, upgrades: Upgrades) -> None:
         ):
             try:
                 if mode == "load":
+                    if _loaded_last(Path(path).name, upgrades):
+                        await upgrades.rollback(None, by, _silent)
                     await upgrades.load([path], str(root), by, _silent)
                 else:
                     await upgrades.check([path], str(root), by, _silent)
             except Refusal as error:
                 log.warning("%s: refused at %s: %s", Path(path).name, error.stage, error)
+
+
+def _loaded_last(name: str, upgrades: Upgrades) -> bool:
+    """True if the running release is its parent and this file alone: then a new edition takes the old one's place."""
+    record = upgrades.records[upgrades.current.number]
+    before = upgrades.records[record.parent].patches if record.parent in upgrades.records else None
+    return before is not None and [item["name"] for item in record.patches[len(before) :]] == [name]
 
 
 def _is_patch(path: str) -> bool:

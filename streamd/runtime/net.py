@@ -308,6 +308,8 @@ class Group:
 
     def shape(self, max_bytes: int, max_lag: int, max_slow: int) -> None:
         self.max_bytes, self.max_lag, self.max_slow = max_bytes, max_lag, max_slow
+        if self.units:
+            self._trim(now_ms())
 
     def append(self, data: bytes, key: bool) -> None:
         now = now_ms()
@@ -366,10 +368,9 @@ class Group:
 
     def visit(self, link: Link, now: int, blobs: dict[int, tuple[bytes, int]]) -> None:
         """Write to one member whatever its socket takes."""
-        if link.out and not link.flush():
-            self._stuck(link, now)
-            return
-        if link.cursor != self.end and not self._place(link, now):
+        placed = link.cursor == self.end or self._place(link, now)
+        # whoever hears of a skip may have sent something, which goes before the ring
+        if (link.out and not link.flush()) or not placed:
             self._stuck(link, now)
             return
         while link.cursor < self.end:

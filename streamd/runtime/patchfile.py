@@ -252,6 +252,12 @@ def _merge_one(patch: Patch, texts: Mapping[str, str], versions: Mapping[str, in
         raise PatchError(
             f"{patch} patches {patch.module}, which is no module of the running release{hint}", "merge"
         )
+    if running == patch.version:
+        raise PatchError(
+            f"{patch} makes {patch.module}@{patch.version}, which is running already; to load it anew, first: "
+            "streamd-ctl rollback",
+            "merge",
+        )
     if running != patch.base:
         raise PatchError(
             f"{patch} is made for {patch.module}@{patch.base}, but {patch.module}@{running} is running; "

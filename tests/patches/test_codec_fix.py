@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import av
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -73,6 +74,30 @@ def test_sets_that_wait_are_not_announced_before_their_key_picture_comes(release
     assert len(track.waiting) == 2
     assert publish(h264, track, tags[-1:]) == [(2000, "h264 640x360")]
     assert track.waiting == []
+
+
+@pytest.mark.parametrize(("version", "expected"), [(1, set()), (2, {(640, 360)})], ids=["fault", "cure"])
+def test_whoever_joins_after_the_change_sees_a_picture_of_the_new_size(releases, version, expected):
+    h264 = releases[version - 1].modules["media.h264"]
+    track = h264.Track()
+    tags = [tag for tag in media_samples.resolutions(4) if tag.type == flv.VIDEO]
+    publish(h264, track, [tag for tag in tags if tag.dts <= 2000])
+    head = flv.Tag(flv.VIDEO, 2000, flv.config_body("h264", h264.config(track)))
+    late = [tag for tag in tags if tag.dts >= 2000][1:]  # from the key picture on
+    path = media_samples.flv_file(f"late-{version}", [head, *late])
+    assert {size for size in decoded_sizes(str(path)) if size == (640, 360)} == expected
+
+
+def decoded_sizes(path: str) -> list[tuple[int, int]]:
+    """What libavcodec makes of a file; what it cannot decode is passed over."""
+    sizes = []
+    with av.open(path) as file:
+        for packet in file.demux(video=0):
+            try:
+                sizes += [(picture.width, picture.height) for picture in packet.decode()]
+            except av.error.InvalidDataError:
+                pass
+    return sizes
 
 
 def test_a_load_and_a_rollback_in_the_middle_of_a_broadcast(releases):

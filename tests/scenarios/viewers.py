@@ -197,7 +197,9 @@ class RtmpViewer(Viewer):
         try:
             await client.handshake()
             address = self.streamd.rtmp
-            await client.call("connect", {"app": "live", "flashVer": "test", "tcUrl": f"rtmp://{address}/live"})
+            await client.call(
+                "connect", {"app": "live", "flashVer": "test", "tcUrl": f"rtmp://{address}/live"}
+            )
             await rtmp_client.ask_play(client, self.name)
             await client.closed.wait()
             assert client.broken is None, client.broken

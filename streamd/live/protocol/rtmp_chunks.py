@@ -32,6 +32,10 @@ MAX_STREAMS = 64  # chunk streams of one peer; encoders use 3 to 6
 SHORT_MESSAGE = (
     16 << 10
 )  # bytes; one that a read cuts off waits in the buffer, which is cheaper than to collect it
+BYTES_PER_MESSAGE = (
+    32  # on the wire, in the mean over a read; the smallest AAC frames take 50 with their headers
+)
+MIN_CREDIT = 256  # messages in a read however short
 EXTENDED = 0xFFFFFF  # a timestamp field that says: see the four bytes behind the header (5.3.1.3)
 WRAP = 0xFFFFFFFF
 
@@ -65,6 +69,7 @@ class Reader:
     chunk_size: int = DEFAULT_CHUNK
     max_message: int = MAX_MESSAGE
     whole: int = DEFAULT_CHUNK  # the smaller of the two: a message of this size is allowed and fits one chunk
+    credit: int = MIN_CREDIT  # messages that may still come out of this read
     half_read: int = 0  # bytes in all parts together
     current: int = 0  # the chunk stream whose chunk was cut off by the end of a read
     rest: int = 0  # bytes of that chunk still to come; 0 at a chunk's boundary
@@ -78,6 +83,7 @@ def feed(reader: Reader, data: bytes) -> None:
     else:
         reader.buffer = data
     reader.at = 0
+    reader.credit = MIN_CREDIT + len(reader.buffer) // BYTES_PER_MESSAGE
 
 
 def allow(reader: Reader, max_message: int) -> None:
@@ -109,6 +115,7 @@ def pull(reader: Reader) -> Message | None:
                 end = at + 8 + length
                 if time != EXTENDED and type > ABORT and length <= reader.whole:
                     if end <= size:
+                        spend(reader)
                         known.word = -1
                         known.delta = time
                         known.length = length
@@ -126,6 +133,7 @@ def pull(reader: Reader) -> Message | None:
             stream = reader.streams[reader.current]
         at = collect(reader, stream, at)
         if stream.left == 0:
+            spend(reader)
             reader.at = at
             payload = bytes(stream.part)
             forget(reader, stream)
@@ -134,6 +142,13 @@ def pull(reader: Reader) -> Message | None:
             obey(reader, stream.type, payload)
     reader.at = at
     return None
+
+
+def spend(reader: Reader) -> None:
+    """One message more. PeerError when a read is all headers: what follows a message costs far more than its bytes."""
+    reader.credit -= 1
+    if reader.credit < 0:
+        raise PeerError(f"a read of {len(reader.buffer)} bytes with more messages than any stream has")
 
 
 def begin_chunk(reader: Reader, at: int) -> int:

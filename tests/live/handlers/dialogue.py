@@ -86,7 +86,9 @@ class Group:
     limit: int = 0
     units: list[tuple[bytes, bool]] = field(default_factory=list)
     base: int = 0
-    members: dict[int, int] = field(default_factory=dict)  # link -> next unit, -1 while waiting for a key unit
+    members: dict[int, int] = field(
+        default_factory=dict
+    )  # link -> next unit, -1 while waiting for a key unit
     appended: int = 0
 
 
@@ -139,7 +141,9 @@ class Talk:
         self.sessions[name] = live.begin(name, self.settings, self.now)
         return link
 
-    def request(self, method: str, path: str, headers: dict[str, str] | None = None, query: str = "") -> Viewer:
+    def request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, query: str = ""
+    ) -> Viewer:
         link = self.door("10.0.0.3:7000")
         link.http = True
         self.deliver(
@@ -282,6 +286,8 @@ class Talk:
         self.deliver(name, v.Closed(self.now, link.number, reason))
 
     def end(self, name: str, reason: str) -> None:
+        if name not in self.sessions:
+            return
         del self.sessions[name]
         self.ended[name] = reason
         for link in self.links.values():
@@ -289,7 +295,7 @@ class Talk:
                 self.close(link, reason)
         for table in (self.timers, self.groups):
             for who in [who for who in table if who[0] == name]:
-                del table[who]  # type: ignore[attr-defined]
+                del table[who]
 
     # ---- groups
 
@@ -369,7 +375,9 @@ class RtmpPeer(Peer):
     def hello(self, app: str = "live") -> None:
         self.data(b"\x03" + bytes(1536) + bytes(1536))
         self.data(rtmp_chunks.chunk(2, 1, 0, 0, (65_536).to_bytes(4, "big"), 128))
-        self.command("connect", 1, {"app": app, "tcUrl": f"rtmp://host/{app}", "flashVer": "test/1.0"}, stream=0)
+        self.command(
+            "connect", 1, {"app": app, "tcUrl": f"rtmp://host/{app}", "flashVer": "test/1.0"}, stream=0
+        )
         self.command("createStream", 2, None, stream=0)
 
     def command(self, *values: Any, stream: int = 1) -> None:
@@ -514,7 +522,7 @@ def value(message: Message, name: str) -> Any:
 FORMATS = ("flv", "ws", "rtmp")
 
 
-def watch(talk: Talk, form: str, name: str = "show") -> Viewer | Player:
+def watch(talk: Talk, form: str, name: str = "show") -> Any:
     if form == "flv":
         return talk.get(f"/live/{name}.flv")
     return talk.websocket(f"/live/{name}.flv") if form == "ws" else talk.player().play(name)

@@ -92,7 +92,9 @@ def test_a_gop_larger_than_the_ring_makes_a_newcomer_wait_with_all_headers():
 @pytest.mark.parametrize("form", FORMATS)
 def test_sound_alone_starts_for_a_late_joiner(form):
     talk = Talk()
-    talk.encoder().publish("show").send(metadata(audiocodecid=10), audio_header(), sound(0), sound(23), sound(46))
+    talk.encoder().publish("show").send(
+        metadata(audiocodecid=10), audio_header(), sound(0), sound(23), sound(46)
+    )
     viewer = watch(talk, form)
     assert words(viewer.media()) == ["meta", "stereo", "sound 46"]
 
@@ -129,7 +131,11 @@ def test_a_track_that_was_promised_and_never_comes_holds_nobody_for_long():
 
 def test_sound_that_comes_after_the_first_picture_is_in_the_stream():
     talk = Talk()
-    encoder = talk.encoder().publish("show").send(BOTH, video_header(), key(0), inter(40), audio_header(), sound(40))
+    encoder = (
+        talk.encoder()
+        .publish("show")
+        .send(BOTH, video_header(), key(0), inter(40), audio_header(), sound(40))
+    )
     viewer = talk.get("/live/show.flv")
     assert words(viewer.media()) == ["meta", "video small", "key 0", "inter 40", "stereo", "sound 40"]
     encoder.send(key(80))

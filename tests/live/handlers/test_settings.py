@@ -16,7 +16,10 @@ from streamd.live.handlers.settings import Settings, read
         ({"handshake_timeout": 0.1}, {"handshake_timeout": 100}),
         ({"wait_for_publisher": 3}, {"wait_for_publisher": 3_000}),
         ({"viewer_max_lag": 1, "viewer_max_slow": 2}, {"viewer_max_lag": 1_000, "viewer_max_slow": 2_000}),
-        ({"gop_cache_bytes": 100, "max_message_bytes": 200}, {"gop_cache_bytes": 100, "max_message_bytes": 200}),
+        (
+            {"gop_cache_bytes": 100, "max_message_bytes": 200},
+            {"gop_cache_bytes": 100, "max_message_bytes": 200},
+        ),
         ({"takeover": True, "page": False}, {"takeover": True, "page": False}),
         ({"something else": 1}, {}),
     ],

@@ -134,7 +134,12 @@ def test_a_viewer_that_pongs_stays_and_a_dead_one_does_not():
 
 @pytest.mark.parametrize(
     ("headers", "wanted"),
-    [({}, False), ({"upgrade": "WebSocket"}, True), ({"upgrade": "h2c"}, False), ({"upgrade": "h2c, websocket"}, True)],
+    [
+        ({}, False),
+        ({"upgrade": "WebSocket"}, True),
+        ({"upgrade": "h2c"}, False),
+        ({"upgrade": "h2c, websocket"}, True),
+    ],
 )
 def test_an_upgrade_is_recognised(headers, wanted):
     assert watch_flv.wants_upgrade(headers) is wanted

@@ -6,7 +6,18 @@ import copy
 
 import pytest
 
-from tests.live.handlers.dialogue import HEADERS, LARGE, MONO, Talk, audio_header, inter, key, sound, video_header, words
+from tests.live.handlers.dialogue import (
+    HEADERS,
+    LARGE,
+    MONO,
+    Talk,
+    audio_header,
+    inter,
+    key,
+    sound,
+    video_header,
+    words,
+)
 
 START = ["meta", "video small", "stereo", "key 0", "sound 0", "inter 40"]
 
@@ -19,7 +30,11 @@ def show(**settings):
 
 def test_play_is_answered_before_the_first_message():
     _, _, player = show()
-    assert player.statuses() == ["NetConnection.Connect.Success", "NetStream.Play.Reset", "NetStream.Play.Start"]
+    assert player.statuses() == [
+        "NetConnection.Connect.Success",
+        "NetStream.Play.Reset",
+        "NetStream.Play.Start",
+    ]
     assert words(player.media()) == START
 
 
@@ -32,7 +47,15 @@ def test_a_paused_viewer_gets_nothing_and_goes_on_at_the_latest_key_frame():
     player.command("pause", 0, None, False, 40)
     assert player.statuses()[-1] == "NetStream.Unpause.Notify"
     encoder.send(inter(160))
-    assert words(player.media()) == [*START, "meta", "video small", "stereo", "key 120", "sound 125", "inter 160"]
+    assert words(player.media()) == [
+        *START,
+        "meta",
+        "video small",
+        "stereo",
+        "key 120",
+        "sound 125",
+        "inter 160",
+    ]
     assert talk.describe("live/show")["viewers"] == 1
 
 
@@ -43,7 +66,12 @@ def test_a_viewer_that_resumes_while_the_publisher_is_away_waits_for_its_key_fra
     player.command("pause", 0, None, False, 40)
     assert words(player.media()) == START
     talk.encoder().publish("show").send(*HEADERS, key(0))
-    assert [word.split()[0] for word in words(player.media())[len(START) :]] == ["meta", "video", "stereo", "key"]
+    assert [word.split()[0] for word in words(player.media())[len(START) :]] == [
+        "meta",
+        "video",
+        "stereo",
+        "key",
+    ]
 
 
 def test_a_viewer_that_pauses_while_it_waits_gets_nothing_until_it_resumes():
@@ -81,7 +109,13 @@ def test_without_sound_there_are_pictures_from_the_next_key_frame_on():
     _, encoder, player = show()
     player.command("receiveAudio", 0, None, False)
     encoder.send(inter(80), sound(80), video_header(LARGE), key(120), sound(120), inter(160))
-    assert words(player.media())[len(START) :] == ["meta", "video small", "video large", "key 120", "inter 160"]
+    assert words(player.media())[len(START) :] == [
+        "meta",
+        "video small",
+        "video large",
+        "key 120",
+        "inter 160",
+    ]
 
 
 def test_a_side_group_is_muxed_only_while_it_has_members_and_never_starts_in_its_past():

@@ -538,9 +538,24 @@ def test_an_unanswered_question_does_not_collect_bytes_for_ever() -> None:
 
 
 def test_a_peer_that_only_asks_is_cut_off() -> None:
-    calls = greet(connect()) + command("a", 1) * 3000
+    calls = greet(connect()) + command("a" * 30, 1) * 3000
     with pytest.raises(PeerError, match="answers at once"):
         talk([calls])
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        message(8, b"", csid=4) + rtmp_chunks.basic_header(3, 4) * 2000,
+        message(8, b"x", csid=4) + (rtmp_chunks.basic_header(3, 4) + b"x") * 2000,
+        message(3, b"\0\0\0\1", 0) * 2000,
+        message(1, b"\0\0\1\0", 0) * 2000,
+    ],
+    ids=["empty messages", "single bytes", "acknowledgements", "chunk sizes"],
+)
+def test_a_peer_that_sends_nothing_but_headers_is_cut_off(noise: bytes) -> None:
+    with pytest.raises(PeerError, match="more messages than any stream has"):
+        talk([greet(connect()), noise])
 
 
 def test_a_published_message_may_have_as_many_bytes_as_the_settings_say() -> None:
