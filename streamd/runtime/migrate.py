@@ -77,7 +77,7 @@ def _written(function: Callable[[dict[str, Any]], Any], where: str, tag: str) ->
             check_plain(changed, tag)
         except StateError as error:
             raise MigrationError(f"{where} returned state that is not plain: {error}") from error
-        return {TAG: tag, **changed}
+        return {**changed, TAG: tag}
 
     return step
 

@@ -137,7 +137,9 @@ class Link:
         except OSError as error:
             self.fail(_reason(error))
             return
-        if not data:
+        if not data and self.doomed and self.out:
+            self.net.loop.remove_reader(self.sock.fileno())  # it may still read what was sent to it
+        elif not data:
             self.fail("closed by peer")
         elif not self.doomed and self.owner is not None:
             self.received += len(data)
@@ -158,7 +160,9 @@ class Link:
         self.out.append(data)
         self.pending += len(data)
         if self.pending > self.net.limits.max_pending:
-            self.fail(f"does not read: {self.pending} bytes wait for it")
+            reason = f"does not read: {self.pending} bytes wait for it"
+            log.info("%s: %s closed: %s", self.owner.name if self.owner else "nobody", self.peer, reason)
+            self.fail(reason)
         elif self.group is None:
             self._watch()
         else:
@@ -373,7 +377,7 @@ class Group:
         if (link.out and not link.flush()) or not placed:
             self._stuck(link, now)
             return
-        while link.cursor < self.end:
+        while link.cursor < self.end and link.sock is not None:
             cursor = link.cursor
             blob = blobs.get(cursor)
             if blob is None:
@@ -390,7 +394,7 @@ class Group:
         link.caught_up = now
         if link.behind:
             link.behind = False
-            self.owner.deliver(Drained(now, link.number, self.name))
+            self.net.told.append((link, self, Drained(now, link.number, self.name)))
 
     def _blob(self, cursor: int) -> tuple[bytes, int]:
         """Units from `cursor` on, joined, up to about BLOB_SIZE bytes; and the number of the one after."""
@@ -420,32 +424,33 @@ class Group:
         link.cursor = cursor
 
     def _place(self, link: Link, now: int) -> bool:
-        """Make the cursor point at a unit that may be sent now. False while there is none."""
+        """Make the cursor point at a unit that may be sent now. False while there is none.
+
+        A member that skips, or that the ring has lapped, is not sent the key unit in the same visit: its session
+        hears of it first and may send what the member has missed.
+        """
         if link.cursor >= self.base:
             if now - self.times[link.cursor - self.base] <= self.max_lag:
                 return True
             if not (self.keys and self.keys[-1] > link.cursor):
                 return True  # late, but nothing to skip to yet
-            self._congested(link, now)
-        elif link.cursor >= 0:
-            link.cursor, link.not_before = -1, self.base  # lapped: what follows could not be decoded
-            self._congested(link, now)
+        if link.cursor >= 0:
+            link.cursor, link.not_before, link.behind = -1, self.base, True
+            self.net.told.append((link, self, Congested(now, link.number, self.name)))
+            return False
         if self.keys and self.keys[-1] >= link.not_before:
             link.cursor = self.keys[-1]
             return True
         return False
-
-    def _congested(self, link: Link, now: int) -> None:
-        if not link.behind:
-            link.behind = True
-            self.owner.deliver(Congested(now, link.number, self.name))
 
     def _stuck(self, link: Link, now: int) -> None:
         """Count the time a member has been behind; a member that only waits for a first key unit is not."""
         if link.cursor < 0 and not link.out and not link.behind:
             link.caught_up = now
         elif now - link.caught_up > self.max_slow:
-            link.close(f"too slow: behind for {(now - link.caught_up) / 1000:.0f} s")
+            reason = f"too slow: behind for {(now - link.caught_up) / 1000:.0f} s"
+            log.info("%s: %s closed: %s", self.owner.name, link.peer, reason)
+            link.close(reason)
         else:
             self.dirty = True
 
@@ -475,6 +480,7 @@ class Net:
         self.counters = counters
         self.links: dict[int, Link] = {}
         self.longest_slice = 0.0  # seconds, since start
+        self.told: list[tuple[Link, Group, Event]] = []  # by the pump, to be delivered after its slice
         self._arrive = arrive
         self._numbers = 0
         self._listeners: dict[str, socket.socket] = {}
@@ -574,8 +580,13 @@ class Net:
             turn = group.turn
             while turn:
                 for link in turn[-8:]:
-                    if link.group is group:
+                    if link.group is not group:
+                        continue
+                    try:
                         group.visit(link, now, blobs)
+                    except Exception:  # one member must not stop the pump for all
+                        log.exception("%s: %s in group %s", group.owner.name, link.peer, group.name)
+                        link.fail("the server failed to send")
                 del turn[-8:]
                 if monotonic() > deadline:
                     break
@@ -588,6 +599,10 @@ class Net:
                     self.loop.call_later(max(0.02, group.interval()), self._enqueue, group)
             if monotonic() > deadline:
                 break
+        told, self.told = self.told, []
+        for link, group, event in told:
+            if link.group is group:
+                group.owner.deliver(event)
         self.longest_slice = max(self.longest_slice, monotonic() - started)
         if self._due:
             self.loop.call_soon(self._pump)

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = "streamd.live"
 HEADERS = ("AMENDS", "REPLACES", "ADDS")
-MIGRATIONS = re.compile(r"(upgrade|downgrade)(_\w+)?|resumed")
+MIGRATIONS = re.compile(r"(upgrade|downgrade)(_[A-Z]\w*)?|resumed")  # upgrade, or upgrade_Track
 HEADER_VALUE = re.compile(r"([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*)@(\d+)")
 KERNEL = frozenset({"streamd.runtime.state", "streamd.runtime.vocabulary"})
 # Which live modules a package may import, as prefixes (DESIGN.md, "Arrows"): protocol and media their own kind,
@@ -87,7 +89,10 @@ def find(paths: Sequence[str], cwd: str, root: Path) -> list[Path]:
         path = next((item for item in tried if item is not None and os.path.lexists(item)), None)
         if path is None:
             raise PatchError(f"{given}: no such file, neither from {cwd} nor in the patches directory {root}")
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError) as error:  # a link that leads to itself
+            raise PatchError(f"{given}: {error}") from error
         if not real.is_relative_to(root):
             how = (
                 "is a link that leads out of"
@@ -99,7 +104,7 @@ def find(paths: Sequence[str], cwd: str, root: Path) -> list[Path]:
             inside = sorted(item for item in real.glob("*.py") if not item.name.startswith((".", "_")))
             if not inside:
                 raise PatchError(f"{given}: a directory without a patch (*.py) in it")
-            files += find([str(item) for item in inside], "/", root)
+            files += [item for item in find([str(item) for item in inside], "/", root) if item not in files]
         elif real not in files:
             files.append(real)
     if not files:
@@ -136,7 +141,8 @@ def _read_trusted(path: Path, root: Path, max_bytes: int) -> str:
     if len(raw) > max_bytes:
         raise PatchError(f"{path} grew past {max_bytes} bytes while it was read")
     try:
-        return raw.decode("utf-8")
+        # as Python reads it: a mark of the byte order means nothing, and every line ends in a line feed
+        return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise PatchError(
@@ -210,6 +216,17 @@ def _bound(node: ast.stmt) -> list[str]:
 # ---- merge ---------------------------------------------------------------------------------------------------
 
 
+def versions_of(texts: Mapping[str, str]) -> dict[str, int]:
+    """VERSION of each module as its text says. Raises PatchError where a text is no Python."""
+    found = {
+        name: _constant(node)
+        for name, text in texts.items()
+        for node in _tree(name, text).body
+        if "VERSION" in _bound(node)
+    }
+    return {name: version for name, version in found.items() if type(version) is int}
+
+
 def merge(patches: Sequence[Patch], texts: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, str]:
     """The texts of a running release with the patches merged in: module name -> new text, changed ones only.
 
@@ -222,10 +239,11 @@ def merge(patches: Sequence[Patch], texts: Mapping[str, str], versions: Mapping[
                 f"{patch} and another file of this load both patch {patch.module}; make them one", "merge"
             )
         merged[patch.module] = _merge_one(patch, texts, versions)
+    known = frozenset(texts) | frozenset(merged)
     for patch in patches:
-        check_live_source(
-            patch.module, merged[patch.module], patch.path, frozenset(texts) | frozenset(merged)
-        )
+        # the file first, whose lines are the author's; then what it makes of the module
+        check_live_source(patch.module, patch.text, patch.path, known)
+        check_live_source(patch.module, merged[patch.module], f"{patch.module} with {patch}", known)
     return merged
 
 
@@ -271,7 +289,7 @@ def _merge_one(patch: Patch, texts: Mapping[str, str], versions: Mapping[str, in
 
 def _without_header(patch: Patch) -> str:
     header = next(node for node in patch.tree.body if patch.kind in _bound(node))
-    lines = patch.text.splitlines(keepends=True)
+    lines = _lines(patch.text)
     del lines[header.lineno - 1 : header.end_lineno]
     return "".join(lines)
 
@@ -281,23 +299,23 @@ def _amended(patch: Patch, base: str) -> str:
 
     The base's own migrations go: they lead to the version that is being left.
     """
-    lines = base.splitlines(keepends=True)
-    old: dict[str, ast.stmt] = {}
-    imports: list[ast.stmt] = []
-    for node in _tree(patch.module, base).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            imports.append(node)
-        for name in _bound(node):
-            old[name] = node
+    lines, patch_lines = _lines(base), _lines(patch.text)
+    body = _tree(patch.module, base).body
+    spans = _spans(patch.module, body, lines)
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    known = {ast.unparse(node) for node in imports}
+    old = {name: node for node in body for name in _bound(node)}
     edits: dict[int, tuple[int, str]] = {}  # first line -> (line after, new text); lines count from 0
     for name, node in old.items():
         if MIGRATIONS.fullmatch(name):
-            edits[_first(node, lines)] = (_after(node), "")
-    known = {ast.unparse(node) for node in imports}
+            first, after = spans[id(node)]
+            edits[first] = after, ""
     fresh_imports, fresh = "", ""
-    patch_lines = patch.text.splitlines(keepends=True)
-    for node in _definitions(patch):
-        text = "".join(patch_lines[_first(node, patch_lines) : _after(node)]).rstrip("\n") + "\n"
+    patch_spans = _spans(patch.path, patch.tree.body, patch_lines)
+    definitions = list(_definitions(patch))
+    _check_names(patch, definitions, old)
+    for node in definitions:
+        text = "".join(patch_lines[slice(*patch_spans[id(node)])]).rstrip("\n") + "\n"
         if isinstance(node, ast.Import | ast.ImportFrom):
             if ast.unparse(node) not in known:
                 fresh_imports += text
@@ -306,19 +324,36 @@ def _amended(patch: Patch, base: str) -> str:
         if not namesakes:
             fresh += _spaced(node, text)
             continue
-        for place, namesake in enumerate(namesakes.values()):
-            edits[_first(namesake, lines)] = (
-                _after(namesake),
-                (fresh + _spaced(node, text)).strip("\n") + "\n" if not place else "",
-            )
+        for place, namesake in enumerate(namesakes):
+            first, after = spans[namesake]
+            edits[first] = after, (fresh + _spaced(node, text)).strip("\n") + "\n" if not place else ""
         fresh = ""
     if fresh_imports:
-        last = _after(imports[-1]) if imports else 0
-        edits.setdefault(last, (last, fresh_imports))
-    for first, (after, text) in sorted(edits.items(), reverse=True):
-        lines[first:after] = [text]
-    merged = "".join(lines).rstrip("\n") + "\n" + ("\n" + fresh.rstrip("\n") + "\n" if fresh else "")
-    return re.sub(r"\n{4,}", "\n\n\n", merged)
+        docstring = [node for node in body[:1] if isinstance(node, ast.Expr)]
+        last = max(map(_after, (*docstring, *imports)), default=0)
+        after, text = edits.get(last, (last, ""))
+        edits[last] = after, fresh_imports + text
+    parts, done = [], 0
+    for first, (after, text) in sorted(edits.items()):
+        parts += ["".join(lines[done:first]), text]
+        done = after
+    return _joined([*parts, "".join(lines[done:]), "\n" + fresh if fresh else ""])
+
+
+def _check_names(patch: Patch, definitions: Sequence[ast.stmt], old: Mapping[str, ast.stmt]) -> None:
+    """Raise PatchError where a name is defined twice, or where replacing one would take another away."""
+    mine: set[str] = set()
+    for node in definitions:
+        for name in _bound(node):
+            if name in mine:
+                raise PatchError(f"{patch.path}:{node.lineno}: {name} is defined a second time", "merge")
+            mine.add(name)
+    for name in sorted(mine & old.keys()):
+        lost = ", ".join(item for item in _bound(old[name]) if item not in mine)
+        if lost:
+            raise PatchError(
+                f"{patch}: {patch.module} defines {name} together with {lost}; define {lost} as well", "merge"
+            )
 
 
 def _definitions(patch: Patch) -> Iterator[ast.stmt]:
@@ -339,13 +374,36 @@ def _definitions(patch: Patch) -> Iterator[ast.stmt]:
         yield node
 
 
-def _first(node: ast.stmt, lines: Sequence[str]) -> int:
-    """The first line of a definition, its decorators and the comment right above it included."""
-    decorators = getattr(node, "decorator_list", [])
-    first: int = min([node.lineno, *(item.lineno for item in decorators)]) - 1
-    while first and lines[first - 1].startswith("#"):
-        first -= 1
-    return first
+def _lines(text: str) -> list[str]:
+    """The lines as the syntax tree counts them; str.splitlines would also cut at U+0085, U+2028 and form feeds."""
+    return io.StringIO(text).readlines()
+
+
+def _spans(where: object, body: Sequence[ast.stmt], lines: Sequence[str]) -> dict[int, tuple[int, int]]:
+    """id of a statement -> its first line, decorators and the comment right above included; and the line after."""
+    spans = {}
+    floor = 0
+    for node in body:
+        decorators = getattr(node, "decorator_list", [])
+        first: int = min([node.lineno, *(item.lineno for item in decorators)]) - 1
+        if first < floor:
+            raise PatchError(
+                f"{where}:{node.lineno}: two statements share a line; give each its own", "merge"
+            )
+        while first > floor and lines[first - 1].startswith("#"):
+            first -= 1
+        floor = _after(node)
+        spans[id(node)] = first, floor
+    return spans
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """The texts one after the other, with at most two blank lines where they meet."""
+    merged = ""
+    for part in parts:
+        gap = len(merged) - len(merged.rstrip("\n")) + len(part) - len(part.lstrip("\n"))
+        merged = merged.rstrip("\n") + "\n" * min(gap, 3) + part.lstrip("\n")
+    return merged.strip("\n") + "\n"
 
 
 def _after(node: ast.stmt) -> int:
@@ -398,7 +456,7 @@ def check_live_source(
                 refuse(node, f"live code does not call {name}()")
             case ast.arguments() if any(map(_mutable, (*node.defaults, *node.kw_defaults))):
                 refuse(
-                    (node.args or node.kwonlyargs)[0],
+                    (node.posonlyargs + node.args + node.kwonlyargs)[0],
                     "a mutable default argument is hidden state; use None or a tuple",
                 )
             case ast.FunctionDef() | ast.ClassDef():
@@ -427,7 +485,9 @@ def _bad_imports(module: str, node: ast.Import | ast.ImportFrom, known: frozense
             and not name.startswith(PACKAGE + ".")
         ):
             yield f"live code may not import {name}; of the kernel only {' and '.join(sorted(KERNEL))}"
-        elif isinstance(node, ast.Import) and name.startswith(PACKAGE):
+        elif root != "streamd" and root not in sys.stdlib_module_names:
+            yield f"live code may not import {name}: it has the standard library and streamd.live only"
+        elif isinstance(node, ast.Import) and root == "streamd":
             yield f"write: from {name.rpartition('.')[0]} import {name.rpartition('.')[2]}"
         elif isinstance(node, ast.ImportFrom) and (name == PACKAGE or name.startswith(PACKAGE + ".")):
             short = name[len(PACKAGE) + 1 :]

@@ -16,6 +16,7 @@ import builtins
 import hashlib
 import linecache
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,7 @@ from streamd.runtime.state import StateError, prepare
 PACKAGE = "streamd.live"
 KERNEL = ("streamd.runtime.state", "streamd.runtime.vocabulary")
 ENTRY = ("begin", "step", "describe")
-PERMANENT = (list, dict, set, bytearray)  # what a module of live code may not hold
+PERMANENT = (list, dict, set, bytearray, deque)  # what a module of live code may not hold
 
 
 class ReleaseError(Exception):
@@ -120,7 +121,7 @@ class Release:
             raise ReleaseError(f"{file}:{error.lineno}: {error.msg}") from error
         except ReleaseError:
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would end the server
             raise ReleaseError(
                 f"{file}: {_where(error, str(file))}{type(error).__name__}: {error}"
             ) from error
@@ -195,7 +196,10 @@ def read_tree(root: Path) -> dict[str, tuple[Path, str]]:
         parts = list(file.relative_to(root).with_suffix("").parts)
         if parts[-1] == "__init__":
             parts.pop()
-        texts[".".join(parts)] = (file, file.read_text(encoding="utf-8"))
+        try:
+            texts[".".join(parts)] = (file, file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ReleaseError(f"{file} is not UTF-8: {error}") from error
     if "" not in texts:
         raise ReleaseError(f"{root} has no __init__.py")
     return texts

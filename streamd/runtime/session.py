@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from streamd.runtime.net import Exchange, Group, Link, Net, now_ms
 from streamd.runtime.release import Release
@@ -50,6 +50,25 @@ log = logging.getLogger("streamd")
 DOOR = "door/"
 CRASHES_BEFORE_RESTART = 3  # within the intensity's period; then the session goes back to its checkpoint
 CHECKPOINT_SLICE = 0.001
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def _shape(command: type) -> tuple[type, ...]:
+    """What isinstance can tell of a command's fields."""
+    return tuple(
+        object if hint is Any else get_origin(hint) or hint for hint in get_type_hints(command).values()
+    )
+
+
+SHAPES = {
+    kind: _shape(kind)
+    for kind in (Send, Ring, SendAll, Join, Leave, Close, Respond, Move, Wake, Log, Count, End)
+}
 
 Convert = Callable[[Any, Release, Release], Any]  # a lowered value of one release -> the same for another
 
@@ -169,8 +188,8 @@ class Sessions:
 
     def arrive(self, link: Link, listener: str, seed: bytes) -> None:
         """A connection has come: it gets a door of its own."""
-        door = self._door(link)
-        door.deliver(Opened(now_ms(), link.number, listener, link.peer, seed))
+        if door := self._door(link):
+            door.deliver(Opened(now_ms(), link.number, listener, link.peer, seed))
 
     def request(
         self, exchange: Exchange, method: str, path: str, query: str, headers: dict[str, str], peer: str
@@ -179,13 +198,19 @@ class Sessions:
         assert self.net is not None
         link = self.net.new_link(peer)
         link.exchange = exchange
-        door = self._door(link)
-        door.deliver(Request(now_ms(), link.number, method, path, query, headers, peer))
+        if door := self._door(link):
+            door.deliver(Request(now_ms(), link.number, method, path, query, headers, peer))
         return link
 
-    def _door(self, link: Link) -> Session:
+    def _door(self, link: Link) -> Session | None:
+        """A door with this link in it; None, and the link closed, where live code fails to begin one."""
         self._doors += 1
-        door = self.create(f"{DOOR}{self._doors}")
+        try:
+            door = self.create(f"{DOOR}{self._doors}")
+        except Exception as error:
+            self.reports.write(f"{DOOR}{self._doors}", error, {})
+            link.close("the server failed to begin with this connection; see its log")
+            return None
         door.links[link.number] = link
         link.owner = door
         return door
@@ -234,7 +259,7 @@ class Sessions:
     def _step(self, session: Session, event: Event) -> None:
         try:
             commands = session.release.step(session.state, event)
-            self.check(commands)
+            self.check(commands, session.groups)
         except PeerError as error:
             session.trace.note(event, 0)
             self._blame_peer(session, event, error)
@@ -248,24 +273,36 @@ class Sessions:
         if not session.links and session.name.startswith(DOOR):
             self.end(session, "left")
 
-    def check(self, commands: Any) -> None:
-        """Raise BadCommand unless every one of them is a command that can be carried out."""
+    def check(self, commands: Any, groups: Container[str]) -> None:
+        """Raise BadCommand unless every one of them can be carried out by a session that has these groups."""
         if type(commands) is not list:
             raise BadCommand(f"step returned {type(commands).__name__}, not a list of commands")
-        for command in commands:
+        for place, command in enumerate(commands):
             kind = type(command)
-            if kind is SendAll or kind is Send:
+            if kind is SendAll or kind is Send:  # those of every frame
                 if type(command.data) is not bytes:
                     raise BadCommand(f"{kind.__name__} carries {type(command.data).__name__}, not bytes")
-            elif kind not in self._carry:
-                raise BadCommand(f"step returned {command!r}, which is not a command")
+            elif kind not in SHAPES:
+                raise BadCommand(f"step returned {kind.__name__}, which is not a command")
+            else:
+                for name, value, shape in zip(command._fields, command, SHAPES[kind], strict=True):
+                    if not isinstance(value, shape):
+                        raise BadCommand(f"{kind.__name__}.{name} is {type(value).__name__}")
+            if kind is Log and command.level not in LEVELS:
+                raise BadCommand(f"Log.level is {command.level!r}")
+            if (kind is SendAll or kind is Join) and command.group not in groups:
+                if not any(type(item) is Ring and item.group == command.group for item in commands[:place]):
+                    raise BadCommand(f"{kind.__name__} to group {command.group!r}, which has no Ring")
 
     def carry_out(self, session: Session, event: Event, commands: list[Any]) -> None:
         for command in commands:
+            if session.ended:
+                return
             try:
                 self._carry[type(command)](session, command)
             except Exception as error:
                 self._crash(session, event, BadCommand(f"{type(command).__name__}: {error!r}"))
+                return
 
     def _blame_peer(self, session: Session, event: Event, error: PeerError) -> None:
         link = session.links.get(getattr(event, "link", 0))
@@ -379,6 +416,8 @@ class Sessions:
         if target.release is not session.release:
             lowered = self.convert(lower(guest), session.release, target.release)
             guest = lift(lowered, target.release.record)
+        if link.group is not None:
+            link.group.leave(link)  # it belongs to the session that is left
         del session.links[link.number]
         target.links[link.number] = link
         link.owner = target
@@ -398,7 +437,7 @@ class Sessions:
             session.timers[tag] = self.loop.call_later(command.after / 1000, ring)
 
     def _log(self, session: Session, command: Log) -> None:
-        log.log(logging.getLevelName(command.level.upper()), "%s: %s", session.name, command.text)
+        log.log(LEVELS[command.level], "%s: %s", session.name, command.text)
 
     def _count(self, session: Session, command: Count) -> None:
         self.counters.count(session.name, command.what)

@@ -26,6 +26,7 @@ Lift = Callable[[Any, "Records"], Any]
 Records = Callable[[str], type]  # tag -> the class of that tag in one release; raises StateError
 
 TAG = "@"
+MAX_PATH = 4000  # characters; no real state is nested that deeply, one that holds itself is
 ATOMS = (bool, int, float, str, bytes)
 
 
@@ -108,6 +109,8 @@ def walk_records(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]])
 
 def check_plain(value: Any, path: str = "state") -> None:
     """Raise StateError unless `value` is made of plain data alone (what a migration may return)."""
+    if len(path) > MAX_PATH:
+        raise StateError(f"{path[:40]}...: nested too deeply, or in itself")
     if value is None or type(value) in ATOMS or type(value) is bytearray:
         return
     if type(value) is dict:
@@ -183,8 +186,8 @@ def _hints(cls: type) -> dict[str, Any]:
     try:
         # the class's own names must not shadow the module's: a field `timeline` may be of type timeline.Timeline
         return get_type_hints(cls, globalns=names, localns=names)
-    except NameError as error:
-        raise StateError(f"{cls.__name__}: an annotation names nothing: {error}") from error
+    except (NameError, AttributeError, TypeError) as error:
+        raise StateError(f"{cls.__name__}: an annotation is no type: {error}") from error
 
 
 def _compile(cls: Any) -> _Plan:
@@ -221,7 +224,10 @@ def _compile(cls: Any) -> _Plan:
         if len(ready) < len(names) and not needed <= ready.keys():
             lost = ", ".join(sorted(needed - ready.keys()))
             raise StateError(f"{tag} needs {lost}; give it a default or an upgrade that fills it")
-        return cls(**ready)
+        try:
+            return cls(**ready)
+        except Exception as error:  # of a default's factory or of __post_init__
+            raise StateError(f"{tag} cannot be made: {type(error).__name__}: {error}") from error
 
     return _Plan(lower_record, lift_record)
 
@@ -340,7 +346,7 @@ def _lift_nested(tag: str) -> Lift:
 
 
 def _matcher(hint: Any) -> Callable[[Any], bool]:
-    """A test of a union's option by the outermost shape, which is all that tells plain options apart."""
+    """A test of a union's option by the outermost shape; the option's own lift looks inside."""
     origin = get_origin(hint)
     if hasattr(hint, "__state_tag__"):
         return lambda value: type(value) is dict and value.get(TAG) == hint.__state_tag__
@@ -358,10 +364,14 @@ def _matcher(hint: Any) -> Callable[[Any], bool]:
 
 def _lift_union(options: list[tuple[Callable[[Any], bool], Lift]], where: str) -> Lift:
     def build(value: Any, records: Records) -> Any:
+        failure = None
         for matches, lift_option in options:
             if matches(value):
-                return lift_option(value, records)
-        raise StateError(f"{where} may not hold {_describe(value)}")
+                try:
+                    return lift_option(value, records)
+                except StateError as error:  # list[int] | list[str]: another option may still fit
+                    failure = error
+        raise failure or StateError(f"{where} may not hold {_describe(value)}")
 
     return build
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Store:
         return self.releases / f"{number:04d}"
 
     def numbers(self) -> list[int]:
-        return sorted(int(item.stem) for item in self.releases.glob("[0-9]*.json"))
+        return sorted(int(item.stem) for item in self.releases.glob("*.json") if item.stem.isdigit())
 
     def next_number(self) -> int:
         """A number no release has had: also not one whose directory was removed."""
@@ -87,7 +87,8 @@ class Store:
 
     def remove(self, number: int) -> None:
         self.path(number).with_suffix(".json").unlink(missing_ok=True)
-        shutil.rmtree(self.path(number), ignore_errors=True)
+        for path in (self.path(number), self.path(number).with_suffix(".new")):
+            shutil.rmtree(path, ignore_errors=True)
 
     # ---- what a restart boots
 
@@ -106,24 +107,28 @@ class Store:
 
     def note(self, **entry: Any) -> None:
         """Append one line and sync it: what is answered has been written down."""
-        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}) + "\n"
-        with self._history.open("a", encoding="utf-8") as file:
-            file.write(line)
+        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}).encode()
+        with self._history.open("ab+") as file:
+            if file.tell() and _last_byte(file) != b"\n":
+                line = b"\n" + line  # a torn line, of a crash, must not take this one with it
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
     def history(self, last: int = 0) -> list[dict[str, Any]]:
         """The entries, oldest first; only the last so many if given. A torn line, of a crash, is passed over."""
         try:
-            lines = self._history.read_text(encoding="utf-8").splitlines()
+            lines = self._history.read_bytes().splitlines()
         except FileNotFoundError:
             return []
         entries = []
         for line in lines[-last:] if last else lines:
             try:
-                entries.append(json.loads(line))
+                entry = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(entry, dict):
+                entries.append(entry)
         return entries
 
     def _replace(self, path: Path, text: str) -> None:
@@ -135,6 +140,11 @@ class Store:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -111,9 +111,7 @@ class Upgrades:
             return None, []
         try:
             record = self.store.read_record(number)
-            release = Release(number, self.store.path(number), record.parent)
-            if release.sha256 != record.sha256:
-                return None, [f"release {number} was changed on disk and is not trusted"]
+            release = self._stored(number, record)
             if record.shipped != shipped:
                 return None, [
                     f"the package has changed since release {number} was kept"
@@ -122,32 +120,36 @@ class Upgrades:
         except (LookupError, OSError, ReleaseError) as error:
             return None, [f"the kept release {number} cannot be used: {error}"]
 
+    def _stored(self, number: int, record: Record) -> Release:
+        """A release on disk, not yet imported. Raises ReleaseError if it is not what was written."""
+        release = Release(number, self.store.path(number), record.parent)
+        if release.sha256 != record.sha256:
+            raise ReleaseError(f"release {number} was changed on disk and is not trusted")
+        return release
+
     def _regrow(self, shipped: str, texts: dict[str, str], warnings: list[str]) -> tuple[Release, list[str]]:
-        """The shipped code with every kept patch that still fits."""
-        applied: list[dict[str, str]] = []
-        versions = _versions(texts)
-        for item in self._kept_patches():
-            try:
-                patch = patchfile.parse(Path(item["name"]), item["text"])
-                merged = patchfile.merge([patch], texts, versions)
-            except PatchError as error:
-                warnings.append(f"kept patch {item['name']} is left out: {error}")
-                continue
-            texts.update(merged)
-            versions[patch.module] = patch.version
-            applied.append(item)
+        """The shipped code with every kept patch that still fits it and runs with it."""
         number = self.store.next_number()
-        release = self._write(number, None, texts)
-        try:
-            release.load()
-        except ReleaseError as error:
-            if not applied:
-                raise
-            warnings.append(f"the kept patches do not run on this package and are left out: {error}")
-            applied = []
-            release = self._write(
-                number, None, {n: t for n, (_, t) in read_tree(self.shipped).items()}
-            ).load()
+        applied: list[dict[str, str]] = []
+        waiting = self._kept_patches()
+        while waiting:
+            refused, refusals = [], []
+            for item in waiting:
+                try:
+                    patch = patchfile.parse(Path(item["name"]), item["text"])
+                    merged = patchfile.merge([patch], texts, patchfile.versions_of(texts))
+                    self._write(number, None, {**texts, **merged}).load().discard()
+                except (PatchError, ReleaseError) as error:
+                    refused.append(item)
+                    refusals.append(f"kept patch {item['name']} is left out: {error}")
+                    continue
+                texts = {**texts, **merged}
+                applied.append(item)
+            if len(refused) == len(waiting):
+                warnings += refusals
+                break
+            waiting = refused  # what one lacked, a later one may have added
+        release = self._write(number, None, texts).load()
         self.store.write_record(
             Record(
                 number,
@@ -230,9 +232,7 @@ class Upgrades:
         """The release in memory, imported again from its directory if it has been collected."""
         assert number is not None
         if number not in self.releases:
-            self.releases[number] = Release(
-                number, self.store.path(number), self._record(number).parent
-            ).load()
+            self.releases[number] = self._stored(number, self._record(number)).load()
         return self.releases[number]
 
     # ---- verbs
@@ -321,7 +321,9 @@ class Upgrades:
         """Collect what nothing pins, remove directories that no way leads to, and say what still pins the rest."""
         async with self._one("purge", [], by) as note:
             collected = self._collect()
+            gc.unfreeze()  # the release of the start was frozen with all else
             gc.collect()
+            gc.freeze()
             current, kept = self.current.number, self.store.kept
             needed = {*self._ancestors(current), *self._ancestors(kept), *self.releases}
             removed = [number for number in self.store.numbers() if number not in needed]
@@ -346,6 +348,7 @@ class Upgrades:
         self, paths: Sequence[str], cwd: str, by: dict[str, int], progress: Progress
     ) -> tuple[Release, Record]:
         """Read, check and merge the patches, and import the result off the loop."""
+        self._collect()
         if len(self.releases) >= self.bounds.max_live:
             held = ", ".join(
                 f"{number} ({_sessions(len(self.sessions.pinned(item)))})"
@@ -451,7 +454,7 @@ class Upgrades:
         for step in there:
             changed = migrate.apply(changed, step)
         copy = lift(changed, target.record)
-        self._resumed(copy, session.release, target)
+        self._resumed(copy, session, target)
         if not back:
             return
         returned = lower(lift(changed, target.record))
@@ -463,10 +466,13 @@ class Upgrades:
             )
         lift(returned, session.release.record)
 
-    def _resumed(self, state: Any, source: Release, target: Release) -> list[Any]:
-        """The commands with which the changed modules of `target` greet a session. Raises BadCommand."""
+    def _resumed(self, state: Any, session: Session, target: Release) -> list[Any]:
+        """The commands with which the changed modules of `target` greet a session whose new state this is.
+
+        Raises BadCommand.
+        """
         commands: list[Any] = []
-        for name in self._difference(source, target):
+        for name in self._difference(session.release, target):
             function = getattr(target.modules.get(name), "resumed", None)
             if function is None:
                 continue
@@ -474,7 +480,7 @@ class Upgrades:
                 fresh = function(state, now_ms())
             except Exception as error:
                 raise BadCommand(f"{name}.resumed raised {type(error).__name__}: {error}") from error
-            self.sessions.check(fresh)
+            self.sessions.check(fresh, session.groups)
             commands += fresh
         return commands
 
@@ -499,9 +505,11 @@ class Upgrades:
                             await asyncio.sleep(0)
                             started = monotonic()
                 move.longest_pause_ms = max(move.longest_pause_ms, _ms(started))
-            except (MigrationError, StateError, BadCommand) as error:
+            except BaseException as error:
                 self.sessions.current = left
                 self._put_back(target, left)
+                if not isinstance(error, Exception):
+                    raise  # cancelled: the server is stopping
                 raise Refusal(
                     "move", f"{session.name}: {error}. Everyone is back on release {left.number}"
                 ) from error
@@ -515,7 +523,7 @@ class Upgrades:
         try:
             lowered = self.convert(lower(session.state), source, target)
             state = lift(lowered, target.record)
-            commands = self._resumed(state, source, target)
+            commands = self._resumed(state, session, target)
             session.change_code(target, state, lowered)
             self.sessions.carry_out(session, Tick(now_ms(), "resumed"), commands)
         finally:
@@ -526,7 +534,7 @@ class Upgrades:
         for session in self.sessions.pinned(target):
             try:
                 self._change(session, left)
-            except (MigrationError, StateError, BadCommand) as error:
+            except Exception as error:
                 log.error("%s cannot go back to release %d: %s", session.name, left.number, error)
                 self.sessions.end(session, "could not be converted back")
 
@@ -627,6 +635,9 @@ class Upgrades:
             except Refusal as error:
                 entry.update(result="refused", stage=error.stage, text=str(error))
                 raise
+            except BaseException as error:
+                entry.update(result="failed", stage="bug", text=repr(error))
+                raise
             finally:
                 log.log(
                     logging.INFO if entry["result"] == "ok" else logging.WARNING,
@@ -634,17 +645,10 @@ class Upgrades:
                     verb,
                     entry.get("text", ""),
                 )
-                await asyncio.to_thread(lambda: self.store.note(**entry))
-
-
-def _versions(texts: dict[str, str]) -> dict[str, int]:
-    """VERSION of each module as its text says."""
-    versions = {}
-    for name, text in texts.items():
-        for line in text.splitlines():
-            if line.startswith("VERSION = ") and line[10:].strip().isdigit():
-                versions[name] = int(line[10:])
-    return versions
+                try:
+                    await asyncio.to_thread(lambda: self.store.note(**entry))
+                except OSError as error:  # a full disk does not make undone what was done
+                    log.error("%s is not in the history: %s", verb, error)
 
 
 def _unlike(before: Any, after: Any, path: str = "state") -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
+from itertools import pairwise
 from time import monotonic
 from typing import NamedTuple
 
@@ -64,7 +65,9 @@ class Camera:
             unit = (b"\x65" if key else b"\x41") + number.to_bytes(4, "big") + self.filler
             head = b"\x17\x01\0\0\0" if key else b"\x27\x01\0\0\0"
             frames.append((VIDEO, now, head + len(unit).to_bytes(4, "big") + unit))
-            frames.append((AUDIO, now + STEP // 2 & 0xFFFF_FFFF, b"\xaf\x01" + number.to_bytes(4, "big") + b"\x21" * 60))
+            frames.append(
+                (AUDIO, now + STEP // 2 & 0xFFFF_FFFF, b"\xaf\x01" + number.to_bytes(4, "big") + b"\x21" * 60)
+            )
             self.made += 1
         return frames
 
@@ -73,13 +76,21 @@ class Camera:
         self.start += ms
 
 
-async def shoot(publisher: rtmp_client.Client, camera: Camera, seconds: float, speed: float = 1.0) -> None:
-    """Publish so many seconds of the camera's time, each frame when it is due, `speed` times as fast."""
+async def shoot(
+    publisher: rtmp_client.Client, camera: Camera, seconds: float, speed: float = 1.0, fmt: int = 0
+) -> None:
+    """Publish so many seconds of the camera's time, each frame when it is due, `speed` times as fast.
+
+    The first frames have full headers in any case, the others headers of type `fmt`.
+    """
     began = monotonic()
     if camera.made == 0:
-        await publisher.send_all(camera.headers())
-    for turn in range(int(seconds * 1000) // STEP):
-        await publisher.send_all(camera.take(STEP))
+        await publisher.send_all([*camera.headers(), *camera.take(STEP)])
+        began -= STEP / 1000 / speed
+        seconds -= STEP / 1000
+    for turn in range(round(seconds * 1000) // STEP):
+        for tag in camera.take(STEP):
+            await publisher.send(tag[0], tag[2], tag[1], fmt=fmt)
         await asyncio.sleep(max(began + (turn + 1) * STEP / 1000 / speed - monotonic(), 0))
 
 
@@ -111,7 +122,7 @@ def gaps(seen: list[Seen]) -> list[int]:
     found = []
     for kind in (VIDEO, AUDIO):
         track = of(seen, kind)
-        found += [after.dts - before.dts for before, after in zip(track, track[1:])]
+        found += [after.dts - before.dts for before, after in pairwise(track)]
     assert min(found) >= 0, f"time goes back by {-min(found)} ms"
     return found
 
@@ -121,7 +132,7 @@ def missing(seen: list[Seen]) -> list[str]:
     faults = []
     for kind in (VIDEO, AUDIO):
         track = of(seen, kind)
-        for before, after in zip(track, track[1:]):
+        for before, after in pairwise(track):
             if before.source == after.source and after.number != before.number + 1:
                 faults.append(f"type {kind}: {after.number} after {before.number} of camera {after.source}")
     return faults

@@ -86,6 +86,7 @@
     seen = true;
     delay = RETRY_FIRST;
     say("playing");
+    showUnmute();
   }
 
   function watch() {
@@ -94,7 +95,7 @@
   }
 
   function showUnmute() {
-    unmute.hidden = !video.muted;
+    unmute.hidden = !(seen && video.muted);
   }
 
   mpegts.LoggingControl.enableAll = false;
@@ -107,10 +108,8 @@
     video.focus();
     video.play().catch(() => {});
   });
-  showUnmute();
   if (!mpegts.getFeatureList().mseLivePlayback) {
     say("unsupported");
-    unmute.hidden = true;
     return;
   }
   setInterval(watch, 1000);

@@ -15,7 +15,7 @@ from streamd.live.handlers.fanout import Fanout
 from streamd.live.handlers.guests import HttpGuest, RtmpGuest
 from streamd.live.protocol import rtmp, websocket
 from streamd.runtime.state import field, state
-from streamd.runtime.vocabulary import Close, Command, Leave, Move, PeerError, Send, Wake
+from streamd.runtime.vocabulary import Close, Command, Leave, Log, Move, PeerError, Send, Wake
 
 VERSION = 1
 
@@ -176,7 +176,7 @@ def feed(audience: Audience, fan: Fanout, link: int, data: bytes, now: int) -> l
         if (item := audience.waiting.get(link)) is not None and isinstance(item.guest, RtmpGuest):
             rtmp.feed(item.guest.peer, data, now)
     except PeerError as error:
-        return [*forget(audience, fan, link), Close(link, str(error))]
+        return part_with(audience, fan, link, str(error))
     return []  # an HTTP viewer has nothing to say after its request
 
 
@@ -213,13 +213,13 @@ def ping_all(audience: Audience, fan: Fanout, now: int) -> list[Command]:
         if viewer.deaf:
             continue
         if now - viewer.peer.heard > DEAD_AFTER:
-            commands += [*forget(audience, fan, link), Close(link, NO_LIFE)]
+            commands += part_with(audience, fan, link, NO_LIFE)
             continue
         rtmp.ping(viewer.peer, now)
         commands.append(Send(link, rtmp.take_output(viewer.peer)))
     for link, socket in list(audience.ws.items()):
         if now - socket.heard > DEAD_AFTER:
-            commands += [*forget(audience, fan, link), Close(link, NO_LIFE)]
+            commands += part_with(audience, fan, link, NO_LIFE)
             continue
         commands.append(Send(link, watch_flv.ping()))
     audience.pinging = bool(audience.rtmp or audience.ws)
@@ -242,6 +242,12 @@ def forget(audience: Audience, fan: Fanout, link: int) -> list[Command]:
     audience.ws.pop(link, None)
     viewer = audience.rtmp.pop(link, None)
     return side_groups(audience, fan) if viewer is not None and viewer.group in fan.sides else []
+
+
+def part_with(audience: Audience, fan: Fanout, link: int, reason: str) -> list[Command]:
+    """Close a viewer for a fault of its own, and say so in the log."""
+    log = Log("info", f"the viewer on link {link} closed: {reason}")
+    return [*forget(audience, fan, link), log, Close(link, reason)]
 
 
 def dismiss(audience: Audience, going_away: bool, sentence: str) -> list[Command]:

@@ -37,6 +37,10 @@ MAIN = ("flv", "ws", "rtmp")
 FLV = ("flv", "ws")
 SIDES = ("rtmp.audio", "rtmp.video")
 
+# FFmpeg takes onMetaData with any other time for a subtitle and adds a stream of unknown codec (flvdec.c,
+# flv_read_packet); the other players do not look at it. SRS and nginx-rtmp send 0 as well.
+METADATA_DTS = 0
+
 Message: TypeAlias = tuple[int, int, bytes]  # type 8, 9 or 18; dts in ms; body as FLV and RTMP have it
 
 
@@ -140,7 +144,7 @@ def announcements(what: Announced, dts: int) -> list[Message]:
     """Announcements as messages, in the order that players expect."""
     messages: list[Message] = []
     if what.script:
-        messages.append((flv.SCRIPT, dts, what.script))
+        messages.append((flv.SCRIPT, METADATA_DTS, what.script))
     if what.video:
         messages.append((flv.VIDEO, dts, flv.config_body("h264", what.video)))
     if what.audio:
@@ -156,7 +160,8 @@ def tell_script(fanout: Fanout, frame: Frame, metadata: bool) -> list[Command]:
             return []
         fanout.told = Announced(frame.payload, told.video, told.audio)
         fanout.changed_dts = frame.dts
-    return units(fanout, [(flv.SCRIPT, frame.dts, frame.payload)], "data", False)
+    dts = METADATA_DTS if metadata else frame.dts
+    return units(fanout, [(flv.SCRIPT, dts, frame.payload)], "data", False)
 
 
 def units(fanout: Fanout, messages: list[Message], track: str, key: bool) -> list[Command]:

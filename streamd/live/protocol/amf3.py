@@ -88,7 +88,7 @@ def read_string(cursor: Cursor) -> str:
 
 
 def read_complex(cursor: Cursor, marker: int, depth: int) -> Value:
-    """A value that can be referred to: the number in front is a reference or a length (sections 3.9 to 3.16)."""
+    """A value that can be referred to: the number in front is a reference or a length (3.9 to 3.16)."""
     head = read_u29(cursor)
     if not head & 1:
         return amf.refer(cursor, head >> 1)
@@ -121,7 +121,7 @@ def read_content(cursor: Cursor, marker: int, size: int, depth: int) -> Value:
 
 
 def read_array(cursor: Cursor, size: int, depth: int) -> Value:
-    """An array (3.11): named members first, then `size` in order. With names it becomes a dict, as in AMF0."""
+    """An array (3.11): named members first, then `size` in order. With names it is a dict, as in AMF0."""
     named: dict[str, Value] = {}
     while (key := read_key(cursor)) != "":
         named[key] = read_value(cursor, depth)
@@ -143,7 +143,7 @@ def read_key(cursor: Cursor) -> str:
 
 
 def read_object(cursor: Cursor, size: int, depth: int) -> Value:
-    """An object (3.12): its class (a reference, or spelled out), the sealed members, then the dynamic ones."""
+    """An object (3.12): its class (perhaps a reference), the sealed members, then the dynamic ones."""
     name, external, dynamic, sealed = read_traits(cursor, size)
     if external:
         if name in WRAPPERS:

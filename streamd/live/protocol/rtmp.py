@@ -66,14 +66,14 @@ _U32 = Struct(">I")
 
 
 class Connect(NamedTuple):
-    """The peer connects to an application ("live", without slashes around it and without a query). Answer it."""
+    """The peer connects to an application ("live", without slashes around or a query). Answer it."""
 
     app: str
     tc_url: str
 
 
 class Publish(NamedTuple):
-    """The peer wants to publish; `kind` is "live", "record" or "append"; `query` came after "?". Answer it."""
+    """A wish to publish; `kind` is "live", "record" or "append"; `query` came after "?". Answer it."""
 
     name: str
     kind: str
@@ -142,7 +142,7 @@ Intent: TypeAlias = Connect | Publish | Play | Media | Unpublish | Stop | Pause 
 
 @state
 class Peer:
-    """One RTMP connection. `phase` says what it is doing, `asked` which of its questions waits for an answer."""
+    """One RTMP connection. `phase` says what it is doing, `asked` which question waits for an answer."""
 
     seed: bytes = b""
     phase: Literal["hello", "handshake", "connect", "connected", "publishing", "playing"] = "hello"
@@ -497,13 +497,13 @@ def accept_publish(peer: Peer) -> None:
 
 
 def refuse_publish(peer: Peer, code: str, description: str) -> None:
-    """Answer Publish with an error status: code "NetStream.Publish.BadName", "NetStream.Publish.Denied", ..."""
+    """Answer Publish with an error status: code "NetStream.Publish.BadName", ".Publish.Denied", ..."""
     answered(peer, "publish")
     write_status(peer, peer.stream, "error", code, description)
 
 
 def publish_stopped(peer: Peer, code: str, description: str) -> None:
-    """Tell a publisher that it has been ended (code "NetStream.Unpublish.Success", ".Publish.BadName", ...)."""
+    """Tell a publisher that it has been ended (code "NetStream.Unpublish.Success", ".Publish.BadName")."""
     peer.phase = "connected"
     peer.aggregate = b""
     level = "status" if code == "NetStream.Unpublish.Success" else "error"

@@ -24,17 +24,13 @@ Message: TypeAlias = tuple[int, int, int, bytes]  # (type, message stream, times
 
 SET_CHUNK_SIZE, ABORT = 1, 2
 DEFAULT_CHUNK = 128  # bytes of payload in a chunk until told otherwise
-MIN_CHUNK = (
-    128  # 5.4.1 says SHOULD; nobody sends less, and a read of one-byte chunks takes as long as 300 reads
-)
+# 5.4.1 says SHOULD; nobody sends less, and a read of one-byte chunks takes as long as 300 reads
+MIN_CHUNK = 128
 MAX_MESSAGE = 8 << 20  # bytes; a key frame of 60 Mbit. The length field could say 16 MiB
 MAX_STREAMS = 64  # chunk streams of one peer; encoders use 3 to 6
-SHORT_MESSAGE = (
-    16 << 10
-)  # bytes; one that a read cuts off waits in the buffer, which is cheaper than to collect it
-BYTES_PER_MESSAGE = (
-    32  # on the wire, in the mean over a read; the smallest AAC frames take 50 with their headers
-)
+# Bytes; one that a read cuts off waits in the buffer, which is cheaper than to collect it
+SHORT_MESSAGE = 16 << 10
+BYTES_PER_MESSAGE = 8  # on the wire, in the mean over a read; a frame of silence in AAC takes 10
 MIN_CREDIT = 256  # messages in a read however short
 EXTENDED = 0xFFFFFF  # a timestamp field that says: see the four bytes behind the header (5.3.1.3)
 WRAP = 0xFFFFFFFF
@@ -145,7 +141,7 @@ def pull(reader: Reader) -> Message | None:
 
 
 def spend(reader: Reader) -> None:
-    """One message more. PeerError when a read is all headers: what follows a message costs far more than its bytes."""
+    """One message more. PeerError when a read is all headers: each message costs far more than its bytes."""
     reader.credit -= 1
     if reader.credit < 0:
         raise PeerError(f"a read of {len(reader.buffer)} bytes with more messages than any stream has")

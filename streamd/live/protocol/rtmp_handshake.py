@@ -4,7 +4,7 @@ The rule this file keeps: functions from bytes to bytes; randomness is the calle
 
 Plain (RTMP 5.2): C1 is time, four zero bytes and 1,528 bytes of noise; S2 echoes C1. Flash since version 9
 puts its own version in place of the zeros and hides an HMAC-SHA256 digest in the noise, and plays H.264 only
-from a server that answers in kind; FFmpeg, FMLE and GStreamer's older element do so, too. The digest's place
+from a server that answers in kind; FFmpeg checks the answer, too. The digest's place
 is written in four bytes that stand at one of two offsets ("schemes"), and only the digest itself tells which
 one was meant. This form was never published by Adobe; it is known from what Flash, FMLE and FMS send.
 """
@@ -25,7 +25,7 @@ HELLO = 1 + BLOCK  # bytes of C0 and C1 together
 
 SERVER_VERSION = bytes((5, 0, 17, 1))  # anything from 3 on makes clients expect digests
 DIGEST = 32
-SCHEMES = (772, 8)  # where the four bytes stand that place the digest; Flash 10 and FFmpeg use the first
+SCHEMES = (772, 8)  # where the four bytes stand that place the digest; FFmpeg uses the second
 SPAN = 728  # a digest starts within so many bytes after its four bytes
 
 _GENUINE = bytes.fromhex("f0eec24a8068bee82e00d0d1029e7e576eec5d2d29806fab93b8e636cfeb31ae")
@@ -69,7 +69,7 @@ def find_digest(block: bytes, key: bytes) -> tuple[int, int] | None:
 
 
 def digest_place(block: bytes, scheme: int) -> int:
-    """Where the digest of `block` stands by one of the SCHEMES: the sum of four bytes, taken within its half."""
+    """Where the digest of `block` stands by a scheme: the sum of four bytes, taken within its half."""
     return sum(block[scheme : scheme + 4]) % SPAN + scheme + 4
 
 

@@ -14,7 +14,7 @@ SPECIAL = "".join(map(chr, range(0x80, 0xA0)))
 
 
 def decode(raw: bytes) -> str:
-    """The text of `raw`: UTF-8 if it is that, otherwise ISO-8859-1 with SPECIAL for 0x80..0x9F. Never fails."""
+    """The text of `raw`: UTF-8 if valid, otherwise ISO-8859-1 with SPECIAL for 0x80..0x9F. Never fails."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

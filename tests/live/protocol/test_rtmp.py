@@ -1,4 +1,4 @@
-"""RTMP connections, told as dialogues: what encoders and players send, what we decide, what they get to hear."""
+"""RTMP connections, told as dialogues: what peers send, what we decide, what they get to hear."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Decide = Callable[[Peer, Intent], None]
 Heard = tuple[int, int, Any]  # type, message stream, values or payload
 
 
-# ---- the two ends --------------------------------------------------------------------------------------------
+# ---- the two ends ------------------------------------------------------------------------------------------
 
 
 def command(*values: Any, stream: int = 0, size: int = 128) -> bytes:
@@ -66,7 +66,7 @@ def talk(pieces: Iterable[bytes], decide: Decide = accept) -> tuple[list[Intent]
 
 
 def hear(said: bytes) -> list[Heard]:
-    """What a client understands of what we said behind the handshake. Set Chunk Size is obeyed and not listed."""
+    """What a client hears behind the handshake. Set Chunk Size is obeyed and not listed."""
     reader, heard = rtmp_chunks.Reader(), []
     rtmp_chunks.allow(reader, 1 << 24)
     rtmp_chunks.feed(reader, said)
@@ -95,7 +95,7 @@ def after_handshake(said: bytes) -> bytes:
 
 
 def dialogue(*lines: bytes) -> tuple[list[Intent], list[str]]:
-    """The same lines whole, one by one, byte by byte and with the beginning of another: always the same talk."""
+    """The same lines whole, singly, byte by byte, with the beginning of another: always the same talk."""
     data = HELLO + C2 + b"".join(lines)
     intents, said, _peer = talk([data])
     for pieces in (
@@ -119,7 +119,7 @@ PLAYING = [
 ]
 
 
-# ---- dialogues -------------------------------------------------------------------------------------------------
+# ---- dialogues ---------------------------------------------------------------------------------------------
 
 
 def test_obs_publishes_and_leaves() -> None:
@@ -344,7 +344,7 @@ def test_recorded_players_are_understood(client: str) -> None:
     assert talk([data[at : at + 1] for at in range(len(data))])[:2] == (intents, said)
 
 
-# ---- decisions -----------------------------------------------------------------------------------------------
+# ---- decisions ---------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_read_on_while_a_question_is_open() -> None:
@@ -472,7 +472,7 @@ def test_media_bytes_serve_every_viewer(type: int, timestamp: int) -> None:
     assert rtmp_chunks.pull(reader) == (type, 1, timestamp % 2**32, payload)
 
 
-# ---- limits ----------------------------------------------------------------------------------------------------
+# ---- limits ------------------------------------------------------------------------------------------------
 
 
 def test_every_window_is_acknowledged_once() -> None:
@@ -548,14 +548,21 @@ def test_a_peer_that_only_asks_is_cut_off() -> None:
     [
         message(8, b"", csid=4) + rtmp_chunks.basic_header(3, 4) * 2000,
         message(8, b"x", csid=4) + (rtmp_chunks.basic_header(3, 4) + b"x") * 2000,
-        message(3, b"\0\0\0\1", 0) * 2000,
-        message(1, b"\0\0\1\0", 0) * 2000,
+        message(3, b"\0\0\0\1", csid=4) + (rtmp_chunks.basic_header(3, 4) + b"\0\0\0\1") * 2000,
+        message(1, b"\0\0\1\0", csid=4) + (rtmp_chunks.basic_header(3, 4) + b"\0\0\1\0") * 2000,
     ],
     ids=["empty messages", "single bytes", "acknowledgements", "chunk sizes"],
 )
 def test_a_peer_that_sends_nothing_but_headers_is_cut_off(noise: bytes) -> None:
     with pytest.raises(PeerError, match="more messages than any stream has"):
         talk([greet(connect()), noise])
+
+
+def test_silence_that_is_sent_faster_than_it_sounds_is_welcome() -> None:
+    publish = command("publish", 2, None, "x", stream=1)
+    frame = b"\x44\0\0\x17\0\0\x02\x08\xaf\x01"
+    intents, _, _ = talk([greet(connect(), publish, message(8, b"\xaf\x00\x12\x10", csid=4)), frame * 6500])
+    assert len(intents) == 2 + 1 + 6500
 
 
 def test_a_published_message_may_have_as_many_bytes_as_the_settings_say() -> None:
@@ -580,7 +587,7 @@ def test_a_digest_handshake_is_answered_in_kind() -> None:
     assert peer.phase == "connected"
 
 
-# ---- hostile bytes -------------------------------------------------------------------------------------------
+# ---- hostile bytes -----------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.binary(max_size=200), max_size=6))
