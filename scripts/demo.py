@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 WIDTH, HEIGHT, RATE, SAMPLES = 1280, 720, 30, 48_000
 TONE = 440
@@ -88,7 +88,7 @@ def with_pyav(url: str) -> None:
         print(f"demo: {e}", file=sys.stderr)
 
 
-def tone(av, sample: int):
+def tone(av: Any, sample: int) -> Any:
     """1024 samples of the tone from `sample` on, silent but for the first tenth of each second."""
     import array
 

@@ -70,7 +70,11 @@ LOADED: dict[str, Any] = {
     "total_ms": 120.0,
     "text": "release 3 running. media.h264 1 -> 2. Roll back with: streamd-ctl rollback",
 }
-REFUSAL: dict[str, Any] = {"ok": False, "stage": "read", "error": "patches/bad.py, line 3: there is no module media.h265."}
+REFUSAL: dict[str, Any] = {
+    "ok": False,
+    "stage": "read",
+    "error": "patches/bad.py, line 3: there is no module media.h265.",
+}
 HISTORY: dict[str, Any] = {
     "ok": True,
     "entries": [

@@ -173,6 +173,8 @@ def step(door: Door, event):
 
 from __future__ import annotations
 
+import types
+
 from streamd.live.handlers.door import Guest
 from streamd.live.media import codec
 from streamd.live.protocol import lines
@@ -290,7 +292,7 @@ def answer(room: Room, link: int, verb: str, rest: str):
     raise PeerError(f"what is {verb}?")
 
 
-BAD = __import_types__({
+BAD = types.MappingProxyType({
     "none": None,
     "text": "text",
     "str": Send(1, "text"),
@@ -302,9 +304,7 @@ BAD = __import_types__({
     "ring": Ring("r", 1.5, 2, 3),
     "link": Close("1", "x"),
 })
-'''.replace("__import_types__", "types.MappingProxyType").replace(
-        "from __future__ import annotations\n", "from __future__ import annotations\n\nimport types\n", 1
-    ),
+''',
 }
 
 FIX = '''"""codec_fix: the word of version 2, and a config that is taken apart."""
@@ -344,7 +344,9 @@ def downgrade(new: dict) -> dict:
 
 def amend(module: str, base: int, body: str) -> str:
     """The text of a small AMENDS patch."""
-    return f'from __future__ import annotations\n\nAMENDS = "{module}@{base}"\nVERSION = {base + 1}\n\n\n{body}'
+    return (
+        f'from __future__ import annotations\n\nAMENDS = "{module}@{base}"\nVERSION = {base + 1}\n\n\n{body}'
+    )
 
 
 def write_tree(root: Path, texts: dict[str, str] = TREE) -> Path:

@@ -313,6 +313,17 @@ class Client:
         if self._task is None:
             self._task = asyncio.create_task(self._listen())
 
+    def listen_raw(self) -> None:
+        """Read and drop whatever comes, in order to notice the end."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._drop())
+
+    async def _drop(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await self.reader.read(65_536):
+                pass
+        self.closed.set()
+
     def deafen(self) -> None:
         """Read no more: the server's bytes pile up."""
         if self._task is not None:

@@ -57,12 +57,13 @@ class Exchange:
         transport: Any = self.request.transport
         if transport is None or transport.is_closing() or self.done.done():
             raise ConnectionResetError("the client has gone")
+        head = _head(status, headers)
         transport.pause_reading()  # what the client sends from now on is the kernel's to read
         sock = transport.get_extra_info("socket")
         twin = socket.fromfd(sock.fileno(), sock.family, sock.type)
         twin.setblocking(False)
         self.done.set_result(STREAMED)
-        return twin, _head(status, headers)
+        return twin, head
 
     def drop(self) -> None:
         if not self.done.done():

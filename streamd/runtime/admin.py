@@ -116,7 +116,9 @@ class Admin:
             return
 
         async def progress(stage: str, done: int, of: int) -> None:
-            await self._say(writer, {"progress": stage, "done": done, "of": of})
+            # nobody waits for a client that does not read, least of all a load
+            if writer.transport.get_write_buffer_size() < MAX_REQUEST:
+                _write(writer, {"progress": stage, "done": done, "of": of})
 
         caller = Caller(by, str(request.get("cwd") or "/"))
         task = asyncio.create_task(
@@ -151,9 +153,15 @@ class Admin:
             }
 
     async def _say(self, writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
-        with contextlib.suppress(ConnectionError):
-            writer.write(msgpack.packb(answer))
+        _write(writer, answer)
+        with contextlib.suppress(ConnectionError, TimeoutError):
             await asyncio.wait_for(writer.drain(), IDLE)
+
+
+def _write(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+    # uvloop raises where asyncio shrugs: at a write to a connection that is gone
+    if not writer.transport.is_closing():
+        writer.write(msgpack.packb(answer, default=repr))  # live code may describe itself with anything
 
 
 def _credentials(writer: asyncio.StreamWriter) -> dict[str, int]:
@@ -170,9 +178,12 @@ def _clear_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
         try:
             probe.connect(str(path))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
             return
+        except OSError:
+            pass  # busy, or not ours to ask: it lives
     raise OSError(errno.EADDRINUSE, f"another streamd answers at {path}; stop it, or give another --admin")

@@ -75,7 +75,7 @@ def _written(function: Callable[[dict[str, Any]], Any], where: str, tag: str) ->
             raise MigrationError(f"{where} returned {type(changed).__name__}, not a dict of fields")
         try:
             check_plain(changed, tag)
-        except StateError as error:
+        except (StateError, RecursionError) as error:
             raise MigrationError(f"{where} returned state that is not plain: {error}") from error
         return {**changed, TAG: tag}
 

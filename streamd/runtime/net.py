@@ -33,6 +33,7 @@ ACCEPTS_PER_WAKE = 64  # a storm of newcomers must not starve those already here
 BLOB_SIZE = (
     262_144  # units joined for one send: more than a capped send buffer takes at once is copied for nothing
 )
+VISITS = 16  # between two looks at the clock
 RING_SLACK = 256  # units evicted together, so that trimming the list's front costs nothing per unit
 
 
@@ -285,6 +286,7 @@ class Group:
         "net",
         "owner",
         "queued",
+        "seen",
         "size",
         "times",
         "turn",
@@ -307,6 +309,7 @@ class Group:
         self.queued = False
         self.dirty = False
         self.last_pump = 0.0
+        self.seen = 0  # `end` when the turn began
         self.turn: list[Link] = []  # members still to be visited in this turn of the pump
         self.shape(max_bytes, max_lag, max_slow)
 
@@ -369,6 +372,36 @@ class Group:
             link._watch()
 
     # ---- the pump
+
+    def visit_some(self, links: list[Link], now: int, blobs: dict[int, tuple[bytes, int]]) -> None:
+        """Write to members. Most are where another one was before in this slice, and their sockets take all.
+
+        That case is written out here: with a thousand viewers each microsecond costs a hundredth of a processor.
+        """
+        for link in links:
+            if link.group is not self:
+                continue
+            try:
+                blob = blobs.get(link.cursor)
+                if blob is None or link.pending or link.behind or blob[1] != self.end or link.sock is None:
+                    self.visit(link, now, blobs)
+                    continue
+                data, after = blob
+                try:
+                    taken = link.sock.send(data)
+                except OSError:
+                    self.visit(link, now, blobs)  # which knows what to do about it
+                    continue
+                link.sent += taken
+                if taken == len(data):
+                    link.cursor = after
+                    link.caught_up = now
+                else:
+                    self._keep_rest(link, taken)
+                    self._stuck(link, now)
+            except Exception:  # one member must not stop the pump for all
+                log.exception("%s: %s in group %s", self.owner.name, link.peer, self.name)
+                link.fail("the server failed to send")
 
     def visit(self, link: Link, now: int, blobs: dict[int, tuple[bytes, int]]) -> None:
         """Write to one member whatever its socket takes."""
@@ -577,26 +610,22 @@ class Net:
                 group.last_pump = started
                 group.dirty = False
                 group.turn = list(group.members)
+                group.seen = group.end
             turn = group.turn
             while turn:
-                for link in turn[-8:]:
-                    if link.group is not group:
-                        continue
-                    try:
-                        group.visit(link, now, blobs)
-                    except Exception:  # one member must not stop the pump for all
-                        log.exception("%s: %s in group %s", group.owner.name, link.peer, group.name)
-                        link.fail("the server failed to send")
-                del turn[-8:]
+                group.visit_some(turn[-VISITS:], now, blobs)
+                del turn[-VISITS:]
                 if monotonic() > deadline:
                     break
             if not turn:
                 self._due.popleft()
                 group.queued = False
-                if group.members and (group.dirty or self._has_more(group)):
-                    # a full socket gets another chance soon, whether or not the group gets new units
+                if group.members and (group.dirty or group.end != group.seen):
+                    # units came during the turn, after early members had been visited; or a socket is full and
+                    # gets another chance soon, whether or not the group gets new units
                     group.queued = True
-                    self.loop.call_later(max(0.02, group.interval()), self._enqueue, group)
+                    delay = started + group.interval() - monotonic()
+                    self.loop.call_later(max(0.02, delay), self._enqueue, group)
             if monotonic() > deadline:
                 break
         told, self.told = self.told, []
@@ -608,11 +637,6 @@ class Net:
             self.loop.call_soon(self._pump)
         else:
             self._pumping = False
-
-    @staticmethod
-    def _has_more(group: Group) -> bool:
-        """Units may have come while the turn was going on, after early members had been visited."""
-        return any(0 <= link.cursor < group.end for link in group.members)
 
 
 def bound_socket(host: str, port: int, backlog: int) -> socket.socket:

@@ -16,6 +16,7 @@ import builtins
 import hashlib
 import linecache
 import sys
+import typing
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -80,6 +81,8 @@ class Release:
             vars(module).clear()
         for name in ENTRY:
             vars(self).pop(name, None)
+        for forget in getattr(typing, "_cleanups", ()):
+            forget()  # typing remembers every Optional[Track] it was asked for
 
     # ---- the private import
 

@@ -26,7 +26,6 @@ Lift = Callable[[Any, "Records"], Any]
 Records = Callable[[str], type]  # tag -> the class of that tag in one release; raises StateError
 
 TAG = "@"
-MAX_PATH = 4000  # characters; no real state is nested that deeply, one that holds itself is
 ATOMS = (bool, int, float, str, bytes)
 
 
@@ -109,8 +108,6 @@ def walk_records(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]])
 
 def check_plain(value: Any, path: str = "state") -> None:
     """Raise StateError unless `value` is made of plain data alone (what a migration may return)."""
-    if len(path) > MAX_PATH:
-        raise StateError(f"{path[:40]}...: nested too deeply, or in itself")
     if value is None or type(value) in ATOMS or type(value) is bytearray:
         return
     if type(value) is dict:

@@ -18,6 +18,7 @@ from streamd.runtime.admin import Caller, Verb
 from streamd.runtime.net import describe_link
 from streamd.runtime.release import Release, read_tree
 from streamd.runtime.session import Session, Sessions
+from streamd.runtime.supervisor import plain
 from streamd.runtime.upgrade import Progress, Refusal, Upgrades
 
 TEMPLATE = '''"""{stem}: say here what was wrong, and what is right now."""
@@ -102,7 +103,7 @@ class Verbs:
         name = args.get("module")
         current = self.upgrades.current
         name = name.removeprefix("streamd.live.") if isinstance(name, str) else ""
-        if name not in current.versions:
+        if not name or name not in current.versions:
             raise Refusal(
                 "read",
                 f"no live module {args.get('module')!r}; there are {', '.join(sorted(filter(None, current.versions)))}",
@@ -181,7 +182,9 @@ class Verbs:
 
     def _session(self, session: Session) -> dict[str, Any]:
         try:
-            told = session.release.describe(session.state)
+            told = plain(session.release.describe(session.state))
+            if not isinstance(told, dict):
+                raise TypeError(f"it returned {type(told).__name__}")
         except Exception as error:  # a patch may have broken it; the rest of the table still matters
             told = {"phase": f"describe() failed: {error!r}"}
         return {"name": session.name, "release": session.release.number, "links": len(session.links), **told}
@@ -205,7 +208,7 @@ class Verbs:
         return {"name": session.name, "steps": session.trace.steps, "events": session.trace.told()}
 
     def _named(self, name: Any) -> Session:
-        for key in (name, f"live/{name}"):
+        for key in (str(name), f"live/{name}"):
             if key in self.sessions.by_name:
                 return self.sessions.by_name[key]
         known = [item.name for item in self.sessions.listed(doors=False)]

@@ -1,4 +1,6 @@
 from tests.fake_live import *
+
+
 async def test_smoke(world):
     c = await world.guest()
     assert await c.ask("version") == "codec 1 tail 1"

@@ -68,7 +68,9 @@ class Browser:
 
     async def screenshot(self, selector: str) -> bytes:
         """What is seen of an element, as PNG."""
-        box = await self.evaluate(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()")
+        box = await self.evaluate(
+            f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()"
+        )
         clip = {name: box[name] for name in ("x", "y", "width", "height")}
         shot = await self.call("Page.captureScreenshot", format="png", clip={**clip, "scale": 1})
         return base64.b64decode(shot["data"])

@@ -70,7 +70,8 @@ class Streamd:
             shutil.copy(file, self.patches)
         server = {"admin": str(self.admin), "state": str(root / "state"), "patches": str(self.patches)}
         given = {"log": {"format": "json"}, **tables}
-        self.tables = {"server": server | {"rtmp": "127.0.0.1:0", "http": "127.0.0.1:0"}} | given
+        ports = {"rtmp": "127.0.0.1:0", "http": "127.0.0.1:0"}
+        self.tables = given | {"server": server | ports | given.get("server", {})}
 
     def env(self) -> dict[str, str]:
         mine = {name: value for name, value in os.environ.items() if not name.startswith("STREAMD_")}

@@ -16,7 +16,20 @@ pytestmark = pytest.mark.scenario
 
 TITLE = "Opening night, from 5 €"
 PICTURE = ("-f", "lavfi", "-i", "testsrc=size=640x360:rate=25", "-f", "lavfi", "-i", "sine=frequency=440")
-CODECS = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac")
+CODECS = (
+    "-c:v",
+    "libx264",
+    "-preset",
+    "ultrafast",
+    "-bf",
+    "2",
+    "-g",
+    "25",
+    "-pix_fmt",
+    "yuv420p",
+    "-c:a",
+    "aac",
+)
 
 
 def greys(png: bytes) -> bytes:

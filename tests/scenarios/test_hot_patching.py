@@ -115,6 +115,7 @@ PATCHES = (
 @contextlib.asynccontextmanager
 async def half_a_tag(streamd: Streamd, viewers: list[Viewer]) -> AsyncIterator[None]:
     """For the length of the block: each of these viewers, all of one broadcast, has got a part of a tag."""
+
     async def stuck() -> bool:
         peers = {peer["peer"]: peer for peer in (await streamd.session(viewers[0].name))["peers"]}
         for viewer in viewers:

@@ -81,7 +81,7 @@ def test_other_data_is_passed_on():
     [
         ((9, 0, b"\x24\x00\x00"), "H.264"),
         ((8, 0, b"\xb2\x00"), "AAC"),
-        ((9, 0, b"\x17\x01\0\0\0\0\0\0\xff\x65"), ""),
+        ((9, 0, b"\x17\x01\0\0\0\0\0\0\xff\x65"), "NAL"),
     ],
 )
 def test_what_is_unsupported_or_broken_blames_the_peer(message, word):
