@@ -247,7 +247,7 @@ def step(room: Room, event):
 
 def answers(room: Room, link: int):
     commands = []
-    while (line := lines.pull(room.guests[link].reader)) is not None:
+    while link in room.guests and (line := lines.pull(room.guests[link].reader)) is not None:
         room.track.frames += 1
         commands += answer(room, link, *line.partition(" ")[::2])
     return commands
@@ -433,6 +433,8 @@ class World:
             link.fail("test over")
         for client in self.clients:
             client.leave()
+        for release in self.upgrades.releases.values():
+            release.discard()
 
     # ---- peers
 

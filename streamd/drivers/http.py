@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from streamd.runtime.net import Link, bound_socket
@@ -80,6 +81,7 @@ class HttpServer(web.Server):
             handler,
             handler_cancellation=True,
             access_log=None,
+            logger=_aiohttp_log(),
             keepalive_timeout=KEEPALIVE_SECONDS,
             max_line_size=MAX_FIELD,
             max_field_size=MAX_FIELD,
@@ -173,6 +175,22 @@ class Http:
         if request.headers.get("If-None-Match") == headers["ETag"]:
             return web.Response(status=304, headers=headers)
         return web.Response(body=body, headers=headers)
+
+
+def _aiohttp_log() -> logging.Logger:
+    """Where aiohttp says what goes wrong."""
+    logger = logging.getLogger("streamd.http")
+    logger.addFilter(_blame_client)
+    return logger
+
+
+def _blame_client(record: logging.LogRecord) -> bool:
+    """A request that is not HTTP is its client's fault: one line, where aiohttp would have an error's traceback."""
+    fault = record.exc_info[1] if record.exc_info else None
+    if isinstance(fault, HttpProcessingError):
+        record.levelno, record.levelname, record.exc_info = logging.INFO, "INFO", None
+        record.msg += f": {fault.code}, {fault.message.partition(chr(10))[0].rstrip(':')}"
+    return record.levelno >= log.getEffectiveLevel()
 
 
 def _gone(link: Link) -> None:

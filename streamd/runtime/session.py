@@ -125,6 +125,10 @@ class Session:
         if self.links.pop(link.number, None) is not None:
             self.home.post(self, Closed(now_ms(), link.number, reason))
 
+    def rest(self) -> float:
+        """Seconds until its groups send again, and so long its publisher's bytes may wait; 0 with few viewers."""
+        return min((group.interval() for group in self.groups.values() if group.members), default=0.0)
+
     # ---- code change, in OTP's three words
 
     def suspend(self) -> None:

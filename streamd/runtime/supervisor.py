@@ -160,4 +160,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         return {str(key): plain(item, depth + 1) for key, item in itertools.islice(value.items(), 200)}
     if isinstance(value, list | tuple):
         return [plain(item, depth + 1) for item in value[:200]]
-    return repr(value)[:200]
+    try:
+        return repr(value)[:200]
+    except Exception:
+        return f"<{type(value).__name__}>"

@@ -46,7 +46,7 @@ def test_a_record_comes_back_as_it_was_written(store):
 def test_a_record_that_cannot_be_read_is_a_lookup_that_fails(store, text):
     if text is not None:
         (store.releases / "0003.json").write_text(text, encoding="latin-1")
-    with pytest.raises(LookupError, match="release 3: .*0003.json"):
+    with pytest.raises(LookupError, match=r"release 3: .*0003.json"):
         store.read_record(3)
 
 

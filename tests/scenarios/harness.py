@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 START = 30.0  # seconds that a start may take on a machine that does much else
 PATIENCE = 30.0  # seconds that any other condition may take
 POLL = 0.02
+CHUNK = 1024  # bytes; every key picture of the samples has more than two
 
 
 async def eventually(holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
@@ -273,13 +274,14 @@ class Encoder:
         self.client = client
         self.sent: list[Sent] = []
         self.stopping = False
+        self.half_read = 0  # bytes of the message that was cut last
         self._cut = False
         self._half = asyncio.Event()
         self._go_on = asyncio.Event()
 
     @classmethod
     async def connect(cls, streamd: Streamd, name: str) -> Encoder:
-        return cls(await rtmp_client.publish(streamd.rtmp, name))
+        return cls(await rtmp_client.publish(streamd.rtmp, name, chunk=CHUNK))
 
     async def run(self, tags: Iterable[flv.Tag]) -> None:
         """Send tags at the pace of their timestamps, to the end or until `stopping`."""
@@ -304,18 +306,20 @@ class Encoder:
             key = type == flv.VIDEO and payload[0] >> 4 == flv.KEY
             self.sent.append(Sent(type, dts, rtmp_client.digest(payload), key))
         chunks = self.client.chunks(type, payload, dts)
-        if self._cut and type == flv.VIDEO and len(payload) > 200:
+        if self._cut and len(chunks) > 2:
             self._cut = False
-            middle = len(chunks[0]) // 2
-            await self.client.write(chunks[0][:middle])
+            first, second = chunks[:2]
+            middle = len(second) // 2
+            self.half_read = CHUNK + middle - 1  # the second chunk's header is one byte
+            await self.client.write(first + second[:middle])
             self._half.set()
             await self._go_on.wait()
-            chunks[0] = chunks[0][middle:]
+            chunks[:2] = [second[middle:]]
         await self.client.write(b"".join(chunks))
 
     @contextlib.asynccontextmanager
     async def half_a_chunk(self, streamd: Streamd, name: str) -> AsyncIterator[None]:
-        """For the length of the block: half of a chunk has been read by the server, the other not been sent."""
+        """For the length of the block: the server has read a chunk and a half of a message, the rest is not sent."""
         self._half.clear()
         self._go_on.clear()
         self._cut = True

@@ -125,7 +125,7 @@ async def test_viewers_do_not_wait_for_ever_for_a_publisher() -> None:
         async with session.get(streamd.flv_url("never")) as answer:
             assert answer.status == 404
             assert "Nothing is live" in await answer.text()
-        assert 0.5 < monotonic() - began < 5
+        assert 0.5 < monotonic() - began < 8
         await viewer.status("NetStream.Play.StreamNotFound")
         await viewer.close()
         await streamd.until(lambda status: status["sessions"] == [], "the broadcast that never was is gone")
@@ -153,7 +153,7 @@ async def test_when_the_grace_period_is_over_viewers_are_told_and_closed(end: st
             over = await asyncio.gather(
                 flat, ws_to_the_end(socket), player.status("NetStream.Play.UnpublishNotify")
             )
-            assert 0.9 < monotonic() - lost < 4
+            assert 0.9 < monotonic() - lost < 8
         tags, rest = over[0]
         assert rest == 0
         seen = frames(tags)
@@ -234,7 +234,7 @@ async def test_sigterm_tells_publishers_lets_viewers_finish_and_exits_with_0() -
             await player.status("NetStream.Play.UnpublishNotify")
             await asyncio.gather(publisher.close(), player.close(), silent.close())
         assert await stopped == 0
-        assert monotonic() - began < 5
+        assert monotonic() - began < 8
         assert (rest, code) == (0, 1001)
         assert frames(tags)[-1].number == last == camera.made - 1
         assert [line["message"] for line in streamd.lines()][-1] == "stopped"
@@ -250,7 +250,7 @@ async def test_sigterm_does_not_wait_longer_than_its_limit_for_those_who_do_not_
         await shoot(publisher, camera, 1)
         began = monotonic()
         assert await streamd.stop() == 0
-        assert monotonic() - began < 6
+        assert monotonic() - began < 9
         assert any("were cut off" in line["message"] for line in streamd.lines())
         await stubborn.close()
         await publisher.close()

@@ -34,7 +34,7 @@ CODECS = (
 
 def greys(png: bytes) -> bytes:
     """A picture's pixels as 0..255, one byte each."""
-    with av.open(io.BytesIO(png)) as file:
+    with av.open(io.BytesIO(png), "r") as file:
         frame: Any = next(file.decode(video=0)).reformat(format="gray")
     plane = frame.planes[0]
     rows = bytes(plane)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import av
 import pytest
 
-from streamd.live.media import flv
+from streamd.live.media import flv, h264
 from tests import media_samples
 from tests.media_samples import LARGE, SIDE, SMALL
 from tests.scenarios.harness import Encoder, Streamd, running
@@ -23,7 +23,7 @@ from tests.scenarios.viewers import KINDS, Viewer, got_everything, watch, watchi
 pytestmark = pytest.mark.scenario
 
 NAME = "switching"
-LIVE = {"wait_for_publisher": 60, "publisher_grace": 0.5}
+LIVE: dict[str, Any] = {"wait_for_publisher": 60, "publisher_grace": 0.5}
 
 
 class Picture(NamedTuple):
@@ -46,10 +46,15 @@ def truth(tags: Iterable[flv.Tag]) -> list[Picture]:
     """The pictures that the encoder meant: its NAL units, loose parameter sets included, decoded as Annex B."""
     decoder: Any = av.CodecContext.create("h264", "r")
     found = []
+    sets = b""
     for tag in tags:
-        if tag.type == flv.VIDEO:
-            body = tag.payload[5:] if tag.payload[1] == 1 else media_samples.loose_sets(tag.payload[5:])[5:]
-            found += decoder.decode(av.Packet(annex_b(body)))
+        if tag.type == flv.VIDEO and tag.payload[1] == 0:
+            sets = media_samples.loose_sets(tag.payload[5:])[5:]
+        elif tag.type == flv.VIDEO and tag.payload[9] & 0x1F == h264.SPS:
+            sets = tag.payload[5:]
+        elif tag.type == flv.VIDEO:
+            found += decoder.decode(av.Packet(annex_b(sets + tag.payload[5:])))
+            sets = b""
     return [picture(frame) for frame in found + decoder.decode(None)]
 
 
@@ -92,9 +97,8 @@ async def latecomers(streamd: Streamd, encoder: Encoder) -> dict[str, tuple[tupl
     viewers = {kind: watch(streamd, NAME, kind, keep=True) for kind in KINDS}
     found = {}
     for kind, viewer in viewers.items():
-        await viewer.until(
-            lambda viewer=viewer: len(viewer.frames()) == len(encoder.sent) - key, "the last GOP"
-        )
+        await viewer.until_level(encoder)
+        assert len(viewer.frames()) == len(encoder.sent) - key
         await viewer.close()
         found[kind] = shown(viewer)
     return found
@@ -105,7 +109,7 @@ async def play(encoder: Encoder, number: int, viewers: list[Viewer]) -> list[Pic
     tags = act(number)
     await encoder.send_all(tags)
     for viewer in viewers:
-        await viewer.until(lambda viewer=viewer: len(viewer.frames()) == len(encoder.sent), f"act {number}")
+        await viewer.until_level(encoder)
     key = max(place for place, tag in enumerate(tags) if tag.type == flv.VIDEO and tag.payload[0] == 0x17)
     pictures = sum(tag.type == flv.VIDEO for tag in tags[key:])
     return truth(act(0)[:3] + tags)[-pictures:]

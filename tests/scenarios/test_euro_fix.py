@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,13 +23,17 @@ def titles(viewer: Viewer) -> list[Any]:
     return [values[1]["title"] for values in scripts if values[0] == "onMetaData"]
 
 
+def knows_more(viewer: Viewer, count: int) -> bool:
+    return len(titles(viewer)) > count
+
+
 async def announce(streamd: Streamd, encoder: Encoder, title: bytes, viewers: list[Viewer]) -> dict[str, str]:
     """Let the encoder send a title: what viewers over each way are told, a latecomer and the operator as well."""
     before = [len(titles(viewer)) for viewer in viewers]
     await encoder.send(flv.Tag(flv.SCRIPT, encoder.sent[-1].dts, media_samples.metadata_body(title)))
     found = {}
     for kind, viewer, count in zip(KINDS, viewers, before, strict=True):
-        await viewer.until(lambda viewer=viewer, count=count: len(titles(viewer)) > count, "a new title")
+        await viewer.until(partial(knows_more, viewer, count), "a new title")
         found[kind] = titles(viewer)[-1]
     status = await streamd.status()
     return found | {"operator": status["sessions"][0]["title"]}
@@ -40,7 +45,7 @@ async def told_at_the_start(streamd: Streamd, encoder: Encoder) -> list[str]:
     found = []
     for kind in KINDS:
         viewer = watch(streamd, NAME, kind, keep=True)
-        await viewer.until(lambda viewer=viewer: viewer.frames(), "pictures")
+        await viewer.until(viewer.frames, "pictures")
         await viewer.close()
         found.append(titles(viewer)[0])
     return found
@@ -62,7 +67,7 @@ async def test_euro_fix_cures_titles_for_viewers_already_watching_and_a_rollback
         encoder = await Encoder.connect(streamd, NAME)
         await encoder.send_all(gop(encoder))
         for viewer in viewers:
-            await viewer.until(lambda viewer=viewer: len(viewer.frames()) == len(encoder.sent), "pictures")
+            await viewer.until_level(encoder)
 
         # version 1: a control character where the euro sign should be; what is UTF-8 is right
         utf8 = "Tickets 5 €".encode()
@@ -86,6 +91,6 @@ async def test_euro_fix_cures_titles_for_viewers_already_watching_and_a_rollback
 
         await encoder.send_all(gop(encoder))
         for viewer in viewers:
-            await viewer.until(lambda viewer=viewer: len(viewer.frames()) == len(encoder.sent), "the rest")
+            await viewer.until_level(encoder)
             assert got_everything(viewer, encoder) == ""
         await encoder.client.close()

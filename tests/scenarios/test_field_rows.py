@@ -16,7 +16,7 @@ from tests import rtmp_client
 from tests.rtmp_client import AUDIO, VIDEO
 from tests.scenarios.camera import GOP, STEP, Camera, Seen, frames, gaps, missing, of, shoot
 from tests.scenarios.harness import Streamd, eventually, running
-from tests.scenarios.throttle import throttled
+from tests.scenarios.throttle import ROOM, throttled
 from tests.scenarios.viewers import KINDS, Viewer, watch, watching
 
 pytestmark = pytest.mark.scenario
@@ -74,14 +74,17 @@ async def test_viewers_of_a_publisher_that_drops_and_is_back_after_3_s_go_on_wit
     async with running() as streamd, watching_camera(streamd, "blip") as (publisher, camera, viewers):
         await shoot(publisher, camera, 2)
         publisher.abort()
-        await asyncio.sleep(3)
+        await asyncio.sleep(1.5)
+        between = watch(streamd, "blip", "ws", keep=True)
+        await asyncio.sleep(1.5)
+        assert not between.frames()
         again = Camera(source=2)
         publisher = await rtmp_client.publish(streamd.rtmp, "blip")
         await shoot(publisher, again, 2)
         late = watch(streamd, "blip", "flv", keep=True)
         await shoot(publisher, again, 1)
         first: list[int] = []
-        for viewer in [*viewers, late]:
+        for viewer in [*viewers, between, late]:
             seen = await until_seen(viewer, again.made - 1, 2)
             assert viewer.connections == 1
             assert missing(seen) == []
@@ -91,9 +94,10 @@ async def test_viewers_of_a_publisher_that_drops_and_is_back_after_3_s_go_on_wit
             first.append(returned[-1].dts)
             if viewer is not late:
                 assert of(returned, VIDEO)[0].number == of(returned, AUDIO)[0].number == 0
-                assert of(seen, VIDEO)[0].source == 1
+                assert of(seen, VIDEO)[0].source == (2 if viewer is between else 1)
         assert len(set(first)) == 1, "the outputs disagree about the time"
         await publisher.close()
+        await between.close()
         await late.close()
 
 
@@ -120,19 +124,22 @@ async def test_with_takeover_a_second_publisher_replaces_the_first_under_its_vie
         running(takeover=True) as streamd,
         watching_camera(streamd, "relay") as (publisher, camera, viewers),
     ):
-        await shoot(publisher, camera, 1.4)
+        shooting = asyncio.create_task(shoot(publisher, camera, 4))
+        await asyncio.sleep(1.3)
         backup = Camera(start=5 * HOUR, source=2)
         second = await rtmp_client.publish(streamd.rtmp, "relay")
         told = await publisher.status("NetStream.Publish.BadName")
         assert "taken over" in told["description"]
         await asyncio.wait_for(publisher.closed.wait(), 5)
-        await shoot(second, backup, 1.4)
+        await shoot(second, backup, 1.4)  # while the first goes on, too
+        shooting.cancel()
         for viewer in viewers:
             seen = await until_seen(viewer, backup.made - 1, 2)
             assert (viewer.connections, missing(seen)) == (1, [])
             assert max(gaps(seen)) <= SMALL_GAP
             assert [frame.source for frame in seen] == sorted(frame.source for frame in seen)
             assert next(frame for frame in seen if frame.source == 2).key
+        await publisher.close()
         await second.close()
 
 
@@ -144,6 +151,7 @@ async def test_a_silent_publisher_is_told_that_it_is_idle_and_its_viewers_wait()
         await shoot(publisher, camera, 1)
         await publisher.status("NetStream.Publish.Idle", 5)
         await asyncio.wait_for(publisher.closed.wait(), 5)
+        await publisher.close()
         again, camera = await rtmp_client.publish(streamd.rtmp, "idle"), Camera(source=2)
         await shoot(again, camera, 1)
         for viewer in viewers:
@@ -348,11 +356,12 @@ def check_slow(viewer: Viewer) -> None:
 
 
 async def test_a_viewer_that_stops_for_a_while_goes_on_at_a_key_frame() -> None:
-    async with (
-        running(viewer_max_lag=1.0) as streamd,
-        watching_camera(streamd, "pause", rate=BITS) as (publisher, camera, viewers),
-    ):
-        await shoot(publisher, camera, 1)
+    async with running(viewer_max_lag=1.0) as streamd:
+        publisher, camera = await rtmp_client.publish(streamd.rtmp, "pause"), Camera(rate=BITS)
+        await shoot(publisher, camera, 0.4)
+        viewers = [watch(streamd, "pause", kind, keep=True, room=ROOM) for kind in KINDS]
+        await settled(viewers)
+        await shoot(publisher, camera, 1.6)
         for viewer in viewers:
             viewer.pause()
         await shoot(publisher, camera, 6)
@@ -364,6 +373,7 @@ async def test_a_viewer_that_stops_for_a_while_goes_on_at_a_key_frame() -> None:
             assert viewer.connections == 1
             check_slow(viewer)
             assert missing(seen[-GOP:]) == []
+            await viewer.close()
         await publisher.close()
 
 

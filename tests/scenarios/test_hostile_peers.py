@@ -13,17 +13,17 @@ import os
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, NamedTuple
 
 import msgpack
 import pytest
 
 from tests import rtmp_client
 from tests.rtmp_client import amf
-from tests.scenarios.camera import Camera, frames, gaps, missing, shoot
+from tests.scenarios.camera import STEP, Camera, gaps, missing, shoot
 from tests.scenarios.harness import Streamd, eventually, running
-from tests.scenarios.test_field_rows import MB, STEP, resident, until_seen
+from tests.scenarios.test_field_rows import MB, resident, until_seen
 from tests.scenarios.viewers import watching
 
 pytestmark = pytest.mark.scenario
@@ -76,10 +76,10 @@ async def undisturbed(streamd: Streamd) -> AsyncIterator[None]:
     await publisher.close()
 
 
-async def all_end(attacks: dict[str, Awaitable[None]]) -> None:
+async def all_end(attacks: dict[str, Coroutine[Any, Any, None]]) -> None:
     """Run attacks side by side; each ends when the server has closed its connection. Names those that did not."""
 
-    async def one(name: str, attack: Awaitable[None]) -> str:
+    async def one(name: str, attack: Coroutine[Any, Any, None]) -> str:
         try:
             await asyncio.wait_for(attack, WAIT)
         except TimeoutError:
@@ -164,7 +164,7 @@ RTMP: dict[str, Rtmp] = {
     "an AAC header of noise": Rtmp("publishing", message(8, b"\xaf\0\xff\xff\xff\xff", 4, 1)),
     "a NAL unit of 4 GB": Rtmp("publishing", message(9, b"\x17\1\0\0\0\xff\xff\xff\xff\x65", 6, 1)),
     "an aggregate that is cut": Rtmp("publishing", message(22, b"\x09\0\xff\xff" + bytes(30), 6, 1)),
-    "half messages of 8 MB on 60 chunk streams": Rtmp("publishing", CHUNK_1M + b"".join(message(9, bytes(900_000), csid, 1, size=8_000_000) for csid in range(4, 64))),
+    "half messages of 8 MB on 60 chunk streams": Rtmp("publishing", CHUNK_1M + b"".join(message(9, bytes(MB), csid, 1, size=8_000_000) for csid in range(4, 64))),
     "noise from a publisher": Rtmp("publishing", NOISE),
     "noise from a player": Rtmp("playing", NOISE),
     "a huge message from a player": Rtmp("playing", message(20, bytes(128), size=0xFFFFFF)),
@@ -280,7 +280,7 @@ WS: dict[str, bytes] = {
     "half a close code": b"\x88\x81" + MASK + b"\0",
     "a close code of 5": b"\x88\x82" + bytes(4) + b"\0\5",
     "a close that is no UTF-8": b"\x88\x84" + bytes(4) + b"\x03\xe8\xff\xff",
-    "a million pings": (b"\x89\x80" + MASK) * 1_000_000,
+    "200,000 pings, and a close": (b"\x89\x80" + MASK) * 200_000 + b"\x88\x80" + MASK,
     "RTMP": b"\x03" + bytes(1536),
 }
 
@@ -320,11 +320,9 @@ async def test_what_is_not_http_ends_its_own_connection() -> None:
 async def test_what_is_no_websocket_ends_its_own_connection() -> None:
     async with running() as streamd, undisturbed(streamd):
         attacks = {name: attack_tcp(streamd.http, [UPGRADE, data]) for name, data in WS.items()}
-        endless = (b"\x89\x80" + MASK) * 20_000
-        await all_end(
-            attacks
-            | {"pings of somebody deaf": attack_tcp(streamd.http, [UPGRADE, *[endless] * 200], reads=False)}
-        )
+        pings = (b"\x89\xfd" + MASK + bytes(125)) * 200_000
+        attacks["pings of somebody deaf"] = attack_tcp(streamd.http, UPGRADE + pings, reads=False)
+        await all_end(attacks)
 
 
 async def test_what_a_viewer_says_after_its_request_is_ignored() -> None:
@@ -382,8 +380,8 @@ async def attack_admin(streamd: Streamd, data: bytes) -> None:
             while answer := await reader.read(65_536):
                 unpacker.feed(answer)
         for answer in unpacker:
-            assert answer["ok"] is False, f"was answered {answer}"
-            assert answer["stage"] != "bug", answer["error"]
+            assert "progress" in answer or answer["ok"] is False, f"was answered {answer}"
+            assert answer.get("stage") != "bug", answer["error"]
     finally:
         writer.close()
 

@@ -38,7 +38,7 @@ async def title(streamd: Streamd) -> str:
     tags = [tag for tag in media_samples.plain() if tag.type != flv.SCRIPT]
     await encoder.send(flv.Tag(flv.SCRIPT, 0, media_samples.metadata_body(b"\x80")))
     await encoder.send_all(tags[:50])
-    await viewer.until(lambda: viewer.frames(), "pictures")
+    await viewer.until(viewer.frames, "pictures")
     status = await streamd.until(lambda status: status["sessions"][0]["title"], "a title")
     viewer.ending()
     await encoder.close()

@@ -62,7 +62,21 @@ class Viewer:
         return [seen for seen in self.seen if seen.frame]
 
     async def until(self, holds: Callable[[], Any], what: str) -> None:
-        await eventually(holds, f"{what} ({type(self).__name__} of {self.name}, {len(self.seen)} tags)")
+        try:
+            await eventually(holds, what)
+        except AssertionError as error:
+            kind = type(self).__name__
+            raise AssertionError(f"{error} ({kind} of {self.name}, {len(self.seen)} tags)") from None
+
+    async def until_level(self, encoder: Encoder) -> None:
+        """Wait for the last frame that the encoder has sent."""
+        type, _, digest, _ = encoder.sent[-1]
+
+        def level() -> bool:
+            last = next((seen for seen in reversed(self.seen) if seen.frame), None)
+            return last is not None and (last.type, last.digest) == (type, digest)
+
+        await self.until(level, "the last frame")
 
     def ending(self) -> None:
         """From now on the end of the stream is the end."""

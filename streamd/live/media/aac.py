@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from streamd.live.media.bits import Bits
 from streamd.runtime.state import state
 from streamd.runtime.vocabulary import PeerError
 
@@ -77,32 +78,11 @@ def describe(track: Track) -> str:
     return f"{name} {rate} Hz, {channels} channel{'' if channels == 1 else 's'}"
 
 
-class Bits:
-    """A reader of bits, most significant first."""
-
-    __slots__ = ("at", "end", "value")
-
-    def __init__(self, data: bytes) -> None:
-        self.value = int.from_bytes(data, "big")
-        self.end = len(data) * 8
-        self.at = 0
-
-    def u(self, count: int) -> int:
-        """`count` bits as an unsigned number. PeerError past the end."""
-        self.at += count
-        if self.at > self.end:
-            raise PeerError("an AAC sequence header ends too early")
-        return self.value >> (self.end - self.at) & ((1 << count) - 1)
-
-    def left(self) -> int:
-        return self.end - self.at
-
-
 def parse_config(record: bytes) -> Config:
     """Read an AudioSpecificConfig; bytes after it are ignored. PeerError where it is malformed."""
     if len(record) > MAX_CONFIG:
         raise PeerError(f"an AAC sequence header of {len(record)} bytes; {MAX_CONFIG} are the limit")
-    bits = Bits(record)
+    bits = Bits(record, "an AAC sequence header")
     object_type = read_object_type(bits)
     rate = read_rate(bits)
     channels = read_channels(bits)

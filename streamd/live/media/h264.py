@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from streamd.live.media.bits import Bits
 from streamd.runtime.state import state
 from streamd.runtime.vocabulary import PeerError
 
@@ -30,6 +31,7 @@ MAX_PPS = 255
 # All sets of a track together. Real ones have 30 to 100 bytes; scaling lists and slice group maps make some
 # hundred.
 MAX_SETS_BYTES = 65_535
+SET = "an H.264 parameter set"  # to name it where it ends too early
 # 16 slices in 4 fields, SEI and padding stay far below.
 MAX_NAL_UNITS = 4_096
 
@@ -166,10 +168,10 @@ def nal_type(unit: bytes) -> int:
 def set_id(unit: bytes) -> int:
     """seq_parameter_set_id of an SPS, pic_parameter_set_id of a PPS."""
     if nal_type(unit) == SPS:
-        value = Bits(unescape(unit[4:16])).ue()
+        value = Bits(unescape(unit[4:16]), SET).ue()
         limit = 31
     else:
-        value = Bits(unescape(unit[1:16])).ue()
+        value = Bits(unescape(unit[1:16]), SET).ue()
         limit = 255
     if value > limit:
         raise PeerError(f"an H.264 parameter set has the id {value}; the highest is {limit}")
@@ -284,38 +286,6 @@ def pack_config(sps: list[bytes], pps: list[bytes], rest: bytes, nal_length: int
 # ---- the sequence parameter set (ITU-T H.264, 7.3.2.1.1 and E.1.1) -----------------------------------------
 
 
-class Bits:
-    """A reader of bits, most significant first, with Exp-Golomb codes (ITU-T H.264, 9.1)."""
-
-    __slots__ = ("at", "end", "value")
-
-    def __init__(self, data: bytes) -> None:
-        self.value = int.from_bytes(data, "big")
-        self.end = len(data) * 8
-        self.at = 0
-
-    def u(self, count: int) -> int:
-        """`count` bits as an unsigned number. PeerError past the end."""
-        self.at += count
-        if self.at > self.end:
-            raise PeerError("an H.264 parameter set ends too early")
-        return self.value >> (self.end - self.at) & ((1 << count) - 1)
-
-    def ue(self) -> int:
-        """An unsigned Exp-Golomb number of at most 32 bits."""
-        zeros = 0
-        while not self.u(1):
-            zeros += 1
-            if zeros > 32:
-                raise PeerError("an H.264 parameter set has an Exp-Golomb number of more than 32 bits")
-        return (1 << zeros) - 1 + self.u(zeros)
-
-    def se(self) -> int:
-        """A signed Exp-Golomb number."""
-        code = self.ue()
-        return (code + 1) // 2 if code & 1 else -(code // 2)
-
-
 def unescape(unit: bytes) -> bytes:
     """A NAL unit without its emulation prevention bytes (ITU-T H.264, 7.4.1)."""
     return unit.replace(b"\0\0\3", b"\0\0")
@@ -330,7 +300,7 @@ def parse_sps(sps: bytes) -> Sps:
         raise PeerError("no H.264 sequence parameter set")
     if len(sps) > MAX_SETS_BYTES:
         raise PeerError(f"an H.264 sequence parameter set of {len(sps)} bytes")
-    bits = Bits(unescape(sps[1:]))
+    bits = Bits(unescape(sps[1:]), SET)
     profile, constraints, level = bits.u(8), bits.u(8), bits.u(8)
     number = bits.ue()
     chroma_format, separate, bit_depth = read_chroma(bits, profile)
