@@ -39,9 +39,9 @@ log = logging.getLogger("streamd")
 LIVE = Path(str(files("streamd").joinpath("live")))
 SPECIMENS = ("door/0", "live/specimen")
 GC_THRESHOLDS = (
-    50_000,
-    20,
-    1000,
+    5_000,
+    1,
+    100_000,
 )  # full collections are the longest stall there is: rare, and never in a move
 
 

@@ -457,6 +457,10 @@ class World:
         """Sessions that nobody is in."""
         return [self.sessions.create(f"live/{number}") for number in range(count)]
 
+    def point(self, session: Session, number: int) -> None:
+        """Put one session on another release, as it is in the middle of a move."""
+        self.upgrades._change(session, self.upgrades._held(number), {})
+
     # ---- the operator
 
     def patch(self, name: str, text: str) -> str:

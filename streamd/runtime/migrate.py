@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from streamd.runtime.release import Release
-from streamd.runtime.state import TAG, StateError, check_plain, fields_of, walk_records
+from streamd.runtime.state import TAG, StateError, check_plain, copied, fields_of, walk_records
 
 Step = Callable[[dict[str, Any]], dict[str, Any]]
 Steps = Mapping[str, Step]  # tag -> what to do with a record of that tag
@@ -99,12 +99,15 @@ def _implied(tag: str, fields: Mapping[str, bool], goal: Mapping[str, bool], ver
 
 
 def apply(lowered: Any, steps: Steps) -> Any:
-    """The state with every record of the changed modules converted, innermost first."""
+    """The state with every record of the changed modules converted, innermost first.
+
+    What holds no such record is shared with `lowered`, which stays as it was: a step gets copies all the way down.
+    """
     if not steps:
         return lowered
 
     def change(record: dict[str, Any]) -> dict[str, Any]:
         step = steps.get(record[TAG])
-        return step(record) if step is not None else record
+        return step(copied(record)) if step is not None else record
 
     return walk_records(lowered, change)

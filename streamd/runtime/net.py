@@ -35,6 +35,9 @@ BLOB_SIZE = (
     262_144  # units joined for one send: more than a capped send buffer takes at once is copied for nothing
 )
 VISITS = 16  # between two looks at the clock
+MAX_UNITS = (
+    65_536  # of a ring; each costs some 100 bytes besides its own, which tiny ones would make the most of
+)
 RING_SLACK = 256  # units evicted together, so that trimming the list's front costs nothing per unit
 
 
@@ -365,11 +368,13 @@ class Group:
     def _trim(self, now: int) -> None:
         """Drop what nobody may need any more: older than the latest key unit and than the permitted lag.
 
-        The bound in bytes goes before both: past it the oldest units go, and members that still needed them
-        are lapped.
+        The bounds in bytes and units go before both: past them the oldest units go, and members that still
+        needed those are lapped.
         """
         drop = 0
-        while self.size > self.max_bytes and drop < len(self.units) - 1:
+        while (self.size > self.max_bytes or len(self.units) - drop > MAX_UNITS) and drop < len(
+            self.units
+        ) - 1:
             self.size -= len(self.units[drop])
             drop += 1
         latest = (self.keys[-1] if self.keys else self.end) - self.base

@@ -45,20 +45,13 @@ class Release:
         self.texts = read_tree(path)
         self.sha256 = digest(self.texts)
         self.modules: dict[str, ModuleType] = {}
+        self.versions: dict[str, int] = {}
         self.begin: Callable[[str, dict[str, Any], int], Any]
         self.step: Callable[[Any, Any], list[Any]]
         self.describe: Callable[[Any], dict[str, Any]]
 
     def __repr__(self) -> str:
         return f"<release {self.number}>"
-
-    @property
-    def versions(self) -> dict[str, int]:
-        return {
-            name: vars(module)["VERSION"]
-            for name, module in self.modules.items()
-            if "VERSION" in vars(module)
-        }
 
     def record(self, tag: str) -> type:
         """The @state class of a tag such as "media.h264:Track". Raises StateError if this release has none."""
@@ -95,6 +88,8 @@ class Release:
         except BaseException:
             self.discard()
             raise
+        loaded = {name: vars(module) for name, module in self.modules.items()}
+        self.versions = {name: held["VERSION"] for name, held in loaded.items() if "VERSION" in held}
         entry = self.modules[""]
         self.begin, self.step, self.describe = (getattr(entry, name) for name in ENTRY)
         return self

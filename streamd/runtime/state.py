@@ -15,6 +15,7 @@ of records in slices of a millisecond, and walking annotations each time would c
 from __future__ import annotations
 
 import dataclasses
+import operator
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ Records = Callable[[str], type]  # tag -> the class of that tag in one release; 
 
 TAG = "@"
 ATOMS = (bool, int, float, str, bytes)
+NESTED = (dict, list, tuple)
 
 
 class StateError(Exception):
@@ -90,19 +92,36 @@ def lift(value: Any, records: Records) -> Any:
 def walk_records(value: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
     """`value` (lowered) with every record in it replaced by `change(record)`, innermost first.
 
-    Containers are rebuilt, never edited: the caller's copy stays as it was.
+    Containers are rebuilt, never edited, and only where `change` gives something other than what it got: `value`
+    stays as it was, and what is the same is shared with it.
     """
-    if isinstance(value, dict):
-        rebuilt = {
-            key: walk_records(item, change) if isinstance(item, dict | list | tuple) else item
-            for key, item in value.items()
-        }
-        return change(rebuilt) if TAG in value else rebuilt
-    if isinstance(value, list | tuple):
-        items = [
-            walk_records(item, change) if isinstance(item, dict | list | tuple) else item for item in value
-        ]
-        return items if isinstance(value, list) else tuple(items)
+    kind = type(value)
+    if kind is dict:
+        fresh = value
+        for key, item in value.items():
+            if type(item) in NESTED:
+                changed = walk_records(item, change)
+                if changed is not item:
+                    if fresh is value:
+                        fresh = dict(value)
+                    fresh[key] = changed
+        return change(fresh) if TAG in fresh else fresh
+    if kind in NESTED:
+        items = [walk_records(item, change) if type(item) in NESTED else item for item in value]
+        if all(map(operator.is_, items, value)):
+            return value
+        return items if kind is list else tuple(items)
+    return value
+
+
+def copied(value: Any) -> Any:
+    """The same lowered value with containers of its own."""
+    kind = type(value)
+    if kind is dict:
+        return {key: copied(item) if type(item) in NESTED else item for key, item in value.items()}
+    if kind in NESTED:
+        items = [copied(item) if type(item) in NESTED else item for item in value]
+        return items if kind is list else tuple(items)
     return value
 
 

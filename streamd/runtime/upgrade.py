@@ -37,6 +37,9 @@ from streamd.runtime.vocabulary import Tick
 log = logging.getLogger("streamd")
 
 Progress = Callable[[str, int, int], Awaitable[None]]
+YOUNG = (
+    1  # generation: a collection up to it looks at what was made since the one before, and at nothing older
+)
 SWITCH_INTERVAL = 0.0005  # s: how long the importing thread may keep the interpreter from the loop
 
 
@@ -472,9 +475,10 @@ class Upgrades:
         Raises BadCommand.
         """
         commands: list[Any] = []
-        for name in self._difference(session.release, target):
-            function = getattr(target.modules.get(name), "resumed", None)
-            if function is None:
+        old, new = session.release.versions, target.versions
+        for name, module in target.modules.items():
+            function = vars(module).get("resumed")
+            if function is None or old.get(name) == new.get(name):
                 continue
             try:
                 fresh = function(state, now_ms())
@@ -487,20 +491,25 @@ class Upgrades:
     # ---- the move
 
     async def _move(self, target: Release, progress: Progress) -> Move:
-        """The point of no return is the first line. Raises Refusal after having put everyone back."""
-        left, self.sessions.current = self.current, target
+        """Beyond the point of no return. Raises Refusal after having put everyone back."""
         move = Move()
         with _collector_off():
             slices = self._slices()
+            ways: dict[int, list[migrate.Steps]] = {}
+            gc.collect(YOUNG)  # what the import has left
+            await asyncio.sleep(0)
+            # from here on there is no way back but to put everyone back
+            left, self.sessions.current = self.current, target
             started = monotonic()
             try:
                 while waiting := [item for item in self.sessions.listed() if item.release is not target]:
                     for session in waiting:
                         if session.ended or session.release is target:
                             continue
-                        self._change(session, target)
+                        self._change(session, target, ways)
                         move.sessions.append(session)
                         if next(slices):
+                            gc.collect(YOUNG)
                             move.longest_pause_ms = max(move.longest_pause_ms, _ms(started))
                             await asyncio.sleep(0)
                             started = monotonic()
@@ -516,12 +525,19 @@ class Upgrades:
         await progress("move", len(move.sessions), len(move.sessions))
         return move
 
-    def _change(self, session: Session, target: Release) -> None:
-        """suspend, change code, resume: nothing is assigned before everything has been converted."""
+    def _change(self, session: Session, target: Release, ways: dict[int, list[migrate.Steps]]) -> None:
+        """suspend, change code, resume: nothing is assigned before everything has been converted.
+
+        `ways` are those from other releases to `target`, found as they are needed.
+        """
         source = session.release
         session.suspend()
         try:
-            lowered = self.convert(lower(session.state), source, target)
+            if source.number not in ways:
+                ways[source.number] = self._way(source, target)
+            lowered = lower(session.state)
+            for step in ways[source.number]:
+                lowered = migrate.apply(lowered, step)
             state = lift(lowered, target.record)
             commands = self._resumed(state, session, target)
             session.change_code(target, state, lowered)
@@ -531,9 +547,10 @@ class Upgrades:
 
     def _put_back(self, target: Release, left: Release) -> None:
         """Everyone who reached `target` (born there included) returns; who cannot is ended, and said so."""
+        ways: dict[int, list[migrate.Steps]] = {}
         for session in self.sessions.pinned(target):
             try:
-                self._change(session, left)
+                self._change(session, left, ways)
             except Exception as error:
                 log.error("%s cannot go back to release %d: %s", session.name, left.number, error)
                 self.sessions.end(session, "could not be converted back")
@@ -700,7 +717,10 @@ def _numbers(numbers: Iterable[int]) -> str:
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """No collection while sessions move: that, not the migration, would be the longest stall."""
+    """No collection of its own accord while sessions are rehearsed and move: that would be the longest stall.
+
+    What they were turned into is looked at in the slice that made it, and is old from then on.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:

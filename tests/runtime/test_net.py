@@ -13,13 +13,26 @@ from typing import Any
 import pytest
 import uvloop
 
-from streamd.runtime.net import READ_SIZE, Group, Limits, Link, Net, bound_socket, describe_link, now_ms
+from streamd.runtime.net import (
+    READ_SIZE,
+    VISITS,
+    Group,
+    Limits,
+    Link,
+    Net,
+    bound_socket,
+    describe_link,
+    now_ms,
+)
 from streamd.runtime.trace import Counters
 from streamd.runtime.vocabulary import Closed, Congested, Data, Drained, Event
 from tests.fake_live import until
 
 LONG = 1_000_000  # ms: no lag or slowness counts
 UNIT = 20_000  # bytes
+
+# both loops; the hook that newer versions of pytest-asyncio want does not exist in older ones
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
 
 @pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
@@ -45,6 +58,9 @@ class Ear:
         self.reasons.append(reason)
         self.react(Closed(0, link.number, reason))
 
+    def rest(self) -> float:
+        return 0.0
+
     def kinds(self) -> list[str]:
         return [type(event).__name__ for event in self.events]
 
@@ -67,7 +83,12 @@ class Bench:
         self.arrived.append(link)
 
     def link(self) -> tuple[Link, socket.socket]:
-        ours, theirs = socket.socketpair()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = socket.socket()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            theirs.connect(listener.getsockname())
+            ours, _ = listener.accept()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         ours.setblocking(False)
         theirs.setblocking(False)
         link = self.net.new_link("peer", self.ear)
@@ -124,11 +145,13 @@ def numbers(raw: bytes) -> list[str]:
 
 async def jam(bench: Bench, group: Group, link: Link, number: int = 0) -> int:
     """Append units until the member's socket is full and one is half sent; the number of units."""
-    while not link.out:
+    before = -1
+    while not link.out or link.pending != before:
+        assert number < 1000
+        before = link.pending
         group.append(unit(number), number == 0)
         number += 1
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0.025)  # a pump that was just there comes back after its interval
     assert 0 < len(link.out[0]) <= UNIT + 10
     return number
 
@@ -223,7 +246,7 @@ async def test_a_half_sent_unit_is_completed_before_a_private_send_and_nothing_i
     group.append(b"end\n", False)
     got = numbers(await at.read(peer, b"end\n"))
     place = got.index("private")
-    assert 0 < place < count
+    assert 0 < place <= count
     del got[place]
     assert got == [*map(str, range(count + 1)), "end"]
     assert link.pending == 0
@@ -447,9 +470,9 @@ async def test_a_pump_goes_in_slices_and_everyone_gets_everything(bench):
         for number in range(5):
             group.append(unit(number), True)
     for _, peer in pairs:
-        assert numbers(await at.read(peer, b"\n" if False else unit(4)[-10:])) == list("01234")
+        assert numbers(await at.read(peer, unit(4))) == list("01234")
     going = False
-    assert turns >= 60 // 8
+    assert turns >= 60 // VISITS
     assert at.net.longest_slice > 0
 
 
@@ -501,6 +524,8 @@ async def test_a_polite_close_delivers_the_last_bytes(bench, manner):
     reader, writer = await asyncio.open_connection(host, port)
     await until(lambda: at.arrived)
     link = at.arrived[0]
+    assert link.sock is not None
+    link.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     writer.write(b"x" * 500_000)
     await until(lambda: at.ear.events)
     for number in range(100):

@@ -261,9 +261,8 @@ async def test_a_guest_is_converted_on_its_way_to_another_release(world):
     """While a move is going on, half of the sessions run the next release."""
     client = await world.guest("live/old")
     await world.load(amend("handlers.door", 1, GUEST))
-    world.upgrades._held(1)
     old, new = world.session("live/old"), world.rooms(1)[0]
-    world.upgrades._change(old, world.upgrades.releases[1])
+    world.point(old, 1)
     assert (old.release.number, new.release.number) == (1, 2)
     assert not hasattr(old.state.guests[1], "since")
     assert await client.ask("go live/0") == "welcome to live/0"
@@ -284,9 +283,8 @@ class Guest:
 async def test_a_guest_that_cannot_be_converted_costs_its_connection_only(world):
     client, other = await world.guest("live/old"), await world.guest("live/old")
     await world.load(FIX)
-    world.upgrades._held(1)
     old = world.session("live/old")
-    world.upgrades._change(old, world.upgrades.releases[1])
+    world.point(old, 1)
     old.state.guests[1].link = "text"
     assert await client.ask("go live/b") == ""
     assert await other.ask("version") == "codec 1 tail 1"

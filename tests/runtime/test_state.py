@@ -237,8 +237,7 @@ def test_records_are_walked_innermost_first_and_the_original_is_left_alone():
 
     def change(record: dict[str, Any]) -> dict[str, Any]:
         order.append(record["@"].rpartition(":")[2])
-        record["seen"] = len(order)
-        return record
+        return {**record, "seen": len(order)}
 
     walked = walk_records(lowered, change)
     assert order == ["Leaf", "Leaf", "Tree"]

@@ -202,16 +202,20 @@ async def test_every_player_gets_what_the_encoder_sent(encoder):
 
 
 @pytest.mark.parametrize("way", ["HTTP-FLV", "RTMP"])
-async def test_a_player_that_comes_late_finds_picture_and_sound_at_once_and_nothing_else(way):
-    async with running() as streamd:
+async def test_a_player_that_comes_late_finds_picture_and_sound_and_nothing_else(way):
+    async with running() as streamd, asyncio.TaskGroup() as tasks:
         url = streamd.flv_url(NAME) if way == "HTTP-FLV" else streamd.rtmp_url(NAME)
         encoder = await Encoder.connect(streamd, NAME)
-        # nothing comes any more: whatever the player finds was there already
-        await encoder.send_all(media_samples.b_frames())
-        await streamd.until(lambda status: status["sessions"], "the broadcast begins")
-        out = await output(*f"ffprobe -v error -show_streams -of json -read_intervals %+#5 {url}".split())
+        sample = media_samples.repeated(media_samples.b_frames(), 5)
+        middle = len(sample) // 2
+        await encoder.send_all(sample[:middle])
+        sending = tasks.create_task(encoder.run(sample[middle:]))
+        out = await output(*f"ffprobe -v error -show_streams -of json -analyzeduration 1000000 {url}".split())
         streams = json.loads(out)["streams"]
         assert [stream["codec_name"] for stream in streams] == ["h264", "aac"]
         assert (streams[0]["width"], streams[0]["height"], streams[0]["has_b_frames"]) == (320, 240, 2)
         assert (streams[1]["sample_rate"], streams[1]["channels"]) == ("48000", 2)
+        assert not sending.done(), "it was late, but not that late"
+        encoder.stopping = True
+        await sending
         await encoder.client.close()

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from streamd.live.media import flv
+from streamd.runtime.vocabulary import PeerError
 from tests import rtmp_client
 from tests.scenarios.harness import Encoder, Streamd, eventually, is_frame
 
@@ -51,6 +52,7 @@ class Viewer:
         self.seen: list[Seen] = []
         self.connections = 0
         self.ended = asyncio.Event()
+        self.fault = ""  # what the server did wrong, if the viewer had to give up
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
         self._last = False
@@ -63,7 +65,8 @@ class Viewer:
 
     async def until(self, holds: Callable[[], Any], what: str) -> None:
         try:
-            await eventually(holds, what)
+            await eventually(lambda: self.fault or holds(), what)
+            assert not self.fault, self.fault
         except AssertionError as error:
             kind = type(self).__name__
             raise AssertionError(f"{error} ({kind} of {self.name}, {len(self.seen)} tags)") from None
@@ -117,6 +120,8 @@ class Viewer:
                 if self._last:
                     return
                 await asyncio.sleep(0.05)
+        except (AssertionError, PeerError) as error:
+            self.fault = repr(error)
         finally:
             self.ended.set()
             if self.writer is not None:
@@ -258,6 +263,8 @@ def got_everything(viewer: Viewer, encoder: Encoder) -> str:
     """Why a viewer has not seen each frame once, in order and in time, from a key picture on to the end; "" if it has."""
     sent, seen = encoder.sent, viewer.frames()
     where = f"{type(viewer).__name__} of {viewer.name}"
+    if viewer.fault:
+        return f"{where} gave up: {viewer.fault}"
     if viewer.connections != 1:
         return f"{where} connected {viewer.connections} times"
     if not seen:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from streamd.live.handlers.guests import HttpGuest
 from streamd.live.protocol import websocket
 from streamd.runtime.state import field, state
-from streamd.runtime.vocabulary import Respond
+from streamd.runtime.vocabulary import PeerError, Respond
 
 VERSION = 1
 
@@ -37,6 +37,8 @@ TEXT_HEADERS = MappingProxyType(
 STREAM_HEADERS = MappingProxyType(
     {**CORS, "Content-Type": "video/x-flv", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 )
+
+MAX_PINGS = 512  # in one read; browsers send none, libraries one in 20 s
 
 KEY = re.compile(r"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64 (RFC 6455 4.1)
 
@@ -96,6 +98,8 @@ def feed(socket: Socket, data: bytes, now: int) -> tuple[bytes, bool]:
             code = event[1] if event[1] != websocket.NO_CODE else websocket.NORMAL
             return b"".join(answers) + websocket.close(code, ""), True
         answers.append(websocket.pong(event[1]))
+        if len(answers) > MAX_PINGS:
+            raise PeerError(f"WebSocket: more than {MAX_PINGS} pings at once")
     return b"".join(answers), False
 
 
