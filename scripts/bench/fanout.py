@@ -58,7 +58,7 @@ def interval(viewers: int) -> float:
 class Bench:
     """The programs and files of one run."""
 
-    def __init__(self, place: Path, seconds: float) -> None:
+    def __init__(self, place: Path, seconds: float, settle: float = SETTLE) -> None:
         program = measure.compiled("viewers.c", place)
         if program is None:
             sys.exit("The viewers are a C program; install a compiler (Debian: apt install gcc libc6-dev).")
@@ -66,6 +66,7 @@ class Bench:
         self.sender = measure.compiled("sender.c", place)
         self.place = place
         self.seconds = seconds
+        self.settle = settle
         self.life = int(seconds + SETTLE + 30)
         self.flv = place / "flv-request"
         self.flv.write_bytes(b"GET /live/bench1.flv HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -129,7 +130,7 @@ class Bench:
     def _watch(self, server: Process, port: int, request: Path, count: int) -> Sample:
         with running("viewers", [self.viewers, str(port), str(count), request], -1) as viewers:
             viewers.hear()
-            time.sleep(SETTLE)
+            time.sleep(self.settle)
             begun, before = time.monotonic(), server.cpu()
             viewers.say()
             time.sleep(self.seconds)
@@ -168,7 +169,7 @@ def main() -> None:
         [f"µs of CPU per viewer-second; medians of {rounds} rounds of {seconds:g} s; ratios within a round."],
     )
     with scratch() as place:
-        bench = Bench(place, seconds)
+        bench = Bench(place, seconds, 0.3 if chosen.quick else SETTLE)
         for count in counts:
             samples: dict[str, list[Sample]] = {name: [] for name in bench.offered()}
             for _ in range(rounds):

@@ -110,11 +110,16 @@ class Process:
 def pin(core: int | None) -> None:
     """Stay on the first (0) or last (-1) processor; on a machine with one there is nothing to choose.
 
-    Where that is allowed, go before other work on the machine too: it is not what shall be measured.
+    The first is the server's. Where that is allowed it goes before other work of the machine, which is not what shall
+    be measured.
     """
-    if core is not None:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
-        with contextlib.suppress(PermissionError):
+    if core is None:
+        return
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
+    with contextlib.suppress(PermissionError):
+        if core == 0:
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        else:
             os.setpriority(os.PRIO_PROCESS, 0, -10)
 
 

@@ -74,9 +74,14 @@ class Exchange:
 
 
 class HttpServer(web.Server):
-    """aiohttp's low-level server with a bound on connections, and on how long a first request may take."""
+    """aiohttp's low-level server with a bound on connections, and on how long a first request may take.
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Any], max_connections: int) -> None:
+    The bound counts the kernel's links (`links()` of them) as well, for a stream is one and no longer aiohttp's.
+    """
+
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Any], max_connections: int, links: Callable[[], int]
+    ) -> None:
         super().__init__(
             handler,
             handler_cancellation=True,
@@ -87,11 +92,12 @@ class HttpServer(web.Server):
             max_field_size=MAX_FIELD,
         )
         self._max_connections = max_connections
+        self._links = links
         self._newcomers: dict[Handler, asyncio.TimerHandle] = {}
 
     def connection_made(self, handler: Handler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        if len(self.connections) > self._max_connections:
+        if len(self.connections) + self._links() > self._max_connections:
             transport.abort()
             return
         self._newcomers[handler] = asyncio.get_running_loop().call_later(HEAD_SECONDS, transport.abort)
@@ -114,7 +120,9 @@ class Http:
         self._sessions = sessions
         self._ready = ready
         self._backlog = backlog
-        self._server = HttpServer(self._handle, max_connections)
+        self._server = HttpServer(
+            self._handle, max_connections, lambda: len(sessions.net.links) if sessions.net else 0
+        )
         self._assets = _read_assets()
         self._listener: asyncio.Server | None = None
 

@@ -4,7 +4,8 @@ The rule this file keeps: inside release 7 the module is `live@7.media.h264`, an
 h264` written in any of its modules means that one. Release modules see only each other, so no chain of calls
 ever mixes versions, whatever the order of loading.
 
-The text is compiled here and never cached on disk (a stale .pyc can run old code). The files stay where they
+The text is compiled here and never cached on disk (a stale .pyc can run old code); what is the same to the letter in
+a release that is in memory is taken from there. The files stay where they
 are while the release lives, so tracebacks and `inspect.getsource` show what really runs. The modules stand in
 sys.modules under their private names for the same reason; `discard` takes them out, and when nothing else holds
 the release the collector removes it from memory.
@@ -20,7 +21,7 @@ import typing
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from streamd.runtime.state import StateError, prepare
@@ -46,6 +47,7 @@ class Release:
         self.sha256 = digest(self.texts)
         self.modules: dict[str, ModuleType] = {}
         self.versions: dict[str, int] = {}
+        self._codes: dict[str, CodeType] = {}
         self.begin: Callable[[str, dict[str, Any], int], Any]
         self.step: Callable[[Any, Any], list[Any]]
         self.describe: Callable[[Any], dict[str, Any]]
@@ -79,8 +81,17 @@ class Release:
 
     # ---- the private import
 
-    def load(self) -> Release:
-        """Import every module. Raises ReleaseError; nothing of a failed import stays behind."""
+    def load(self, like: Release | None = None) -> Release:
+        """Import every module. Raises ReleaseError; nothing of a failed import stays behind.
+
+        A text that is the same in `like` is not compiled again: the compiler never lets go of the interpreter, so
+        each module it spares the loop is some milliseconds of silence less.
+        """
+        if like is not None:
+            same = (
+                name for name, (_, text) in self.texts.items() if like.texts.get(name, ("", ""))[1] == text
+            )
+            self._codes = {name: like._codes[name] for name in same if name in like._codes}
         try:
             for name in sorted(self.texts):
                 self._module(name)
@@ -114,7 +125,12 @@ class Release:
         vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
         self.modules[name] = sys.modules[module.__name__] = module
         try:
-            exec(compile(text, str(file), "exec", dont_inherit=True), vars(module))
+            former = self._codes.get(name)
+            code = (
+                _moved(former, str(file)) if former else compile(text, str(file), "exec", dont_inherit=True)
+            )
+            self._codes[name] = code
+            exec(code, vars(module))
         except SyntaxError as error:
             raise ReleaseError(f"{file}:{error.lineno}: {error.msg}") from error
         except ReleaseError:
@@ -175,6 +191,12 @@ class Release:
                         prepare(value)
                     except StateError as error:
                         raise ReleaseError(f"{name}: {error}") from error
+
+
+def _moved(code: CodeType, file: str) -> CodeType:
+    """The same code, of another file of the same text: tracebacks must name the one that belongs to the release."""
+    inner = tuple(_moved(item, file) if isinstance(item, CodeType) else item for item in code.co_consts)
+    return code.replace(co_filename=file, co_consts=inner)
 
 
 def _where(error: BaseException, file: str) -> str:

@@ -390,17 +390,20 @@ class Sessions:
         link = session.links.get(command.link)
         if link is None or link.exchange is None:
             return
-        exchange, link.exchange = link.exchange, None
+        exchange = link.exchange
         if command.stream:
             try:
                 sock, head = exchange.take(command.status, command.headers)
             except ConnectionResetError as error:
+                link.exchange = None
                 link.fail(str(error))
                 return
+            link.exchange = None
             link.adopt(sock)
             link.send(head)
         else:
             exchange.answer(command.status, command.headers, command.body)
+            link.exchange = None
             link.close("answered")
 
     def _move(self, session: Session, command: Move) -> None:

@@ -235,7 +235,7 @@ class Upgrades:
         """The release in memory, imported again from its directory if it has been collected."""
         assert number is not None
         if number not in self.releases:
-            self.releases[number] = self._stored(number, self._record(number)).load()
+            self.releases[number] = self._stored(number, self._record(number)).load(self.current)
         return self.releases[number]
 
     # ---- verbs
@@ -404,7 +404,7 @@ class Upgrades:
         return patches, {**texts, **patchfile.merge(patches, texts, base.versions)}
 
     def _import(self, number: int, base: Release, texts: dict[str, str]) -> Release:
-        return self._write(number, base.number, texts).load()
+        return self._write(number, base.number, texts).load(base)
 
     async def _rehearse(self, target: Release, progress: Progress, back: bool = True) -> int:
         """Take a copy of every session's real state to `target` and, unless it is a rollback, back again."""

@@ -166,7 +166,20 @@ class Verbs:
     def _release(self, number: int, kept: int | None) -> dict[str, Any]:
         upgrades = self.upgrades
         held = upgrades.releases.get(number)
-        record = upgrades._record(number)
+        try:
+            record = upgrades._record(number)
+        except LookupError:  # torn or touched; the rest of the table still matters
+            return {
+                "number": number,
+                "state": "unreadable",
+                "parent": None,
+                "sessions": 0,
+                "modules": {},
+                "patches": [],
+                "by": {},
+                "at": "",
+                "sha256": "",
+            }
         words = ["running"] if held is upgrades.current else ["leaving"] if held is not None else ["stored"]
         return {
             "number": number,

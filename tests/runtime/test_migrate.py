@@ -75,7 +75,11 @@ def test_records_are_migrated_wherever_they_sit_innermost_first():
         "def upgrade_Leaf(old):\n    return {'n': old['n'] * 10}\n"
     )
     leaf = {"@": "m:Leaf", "n": 2}
-    value = {"@": "x:Other", "all": [box(inner=leaf, a=1)], "by": {"k": (box(inner=None, a=5), leaf)}}
+    value: dict[str, Any] = {
+        "@": "x:Other",
+        "all": [box(inner=leaf, a=1)],
+        "by": {"k": (box(inner=None, a=5), leaf)},
+    }
     assert up(BOX, new, value) == {
         "@": "x:Other",
         "all": [box(inner={"@": "m:Leaf", "n": 20}, a=21)],

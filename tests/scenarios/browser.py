@@ -95,4 +95,9 @@ async def chromium() -> AsyncIterator[Browser]:
                 await browser.call("Browser.close")
                 await asyncio.wait_for(process.wait(), START)
     finally:
-        shutil.rmtree(profile, ignore_errors=True)
+        await eventually(lambda: _removed(profile), "the browser's helpers write nothing more")
+
+
+def _removed(path: Path) -> bool:
+    shutil.rmtree(path, ignore_errors=True)
+    return not path.exists()

@@ -1,0 +1,295 @@
+"""The admin socket: who may ask, what is no request, and that a request outlives its client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import uvloop
+
+from streamd.runtime.admin import MAX_REQUEST, Admin, Caller
+from streamd.runtime.supervisor import CrashReports
+from streamd.runtime.upgrade import Progress, Refusal
+from streamd.runtime.verbs import Verbs
+from tests.fake_live import FIX, World, running, until
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+ME = {"uid": os.getuid(), "gid": os.getgid(), "pid": os.getpid()}
+
+
+@pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    return request.param()
+
+
+class Desk:
+    """An admin socket with verbs of its own."""
+
+    def __init__(self, path: Path, tmp_path: Path) -> None:
+        self.gate = asyncio.Event()
+        self.finished = 0
+        self.reports = CrashReports(tmp_path / "crashes")
+        verbs = {name: getattr(self, name) for name in ("echo", "slow", "refuse", "bug", "odd", "chatter")}
+        self.admin = Admin(path, verbs, self.reports)
+        self.path = path
+
+    async def echo(self, args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
+        return {"args": args, "by": caller.by, "cwd": caller.cwd}
+
+    async def slow(self, _args: dict[str, Any], _caller: Caller, progress: Progress) -> dict[str, Any]:
+        await progress("work", 1, 2)
+        await self.gate.wait()
+        for number in range(5):
+            await progress("work", 2, number)
+            await asyncio.sleep(0)
+        self.finished += 1
+        return {"text": "done"}
+
+    async def chatter(self, _args: dict[str, Any], _caller: Caller, progress: Progress) -> dict[str, Any]:
+        for number in range(20_000):
+            await progress("x" * 1000, number, number)
+        self.finished += 1
+        return {}
+
+    async def refuse(self, *_: Any) -> dict[str, Any]:
+        raise Refusal("merge", "it does not fit")
+
+    async def bug(self, *_: Any) -> dict[str, Any]:
+        raise RuntimeError("unexpected")
+
+    async def odd(self, *_: Any) -> dict[str, Any]:
+        return {"set": {1}, "text": "fine"}
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(str(self.path))
+
+    async def ask(self, raw: bytes) -> list[dict[str, Any]]:
+        """Everything that is answered until the server hangs up or has given a final answer."""
+        reader, writer = await self.connect()
+        writer.write(raw)
+        answers = await hear(reader)
+        writer.close()
+        return answers
+
+
+async def hear(reader: asyncio.StreamReader) -> list[dict[str, Any]]:
+    unpacker = msgpack.Unpacker()
+    answers: list[dict[str, Any]] = []
+    while not answers or "ok" not in answers[-1]:
+        data = await asyncio.wait_for(reader.read(65_536), 5)
+        if not data:
+            break
+        unpacker.feed(data)
+        answers += unpacker
+    return answers
+
+
+def request(verb: str, **more: Any) -> bytes:
+    packed = msgpack.packb({"v": 1, "verb": verb, "args": {}, "cwd": "/here", **more})
+    assert isinstance(packed, bytes)
+    return packed
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    made = Desk(tmp_path / "run" / "admin.sock", tmp_path)
+    await made.admin.open()
+    yield made
+    made.gate.set()
+    await made.admin.close()
+    assert not made.path.exists()
+
+
+async def test_who_asks_is_what_the_system_says(desk):
+    answer = {"ok": True, "args": {"a": [1]}, "by": ME, "cwd": "/here"}
+    assert await desk.ask(request("echo", args={"a": [1]}, by={"uid": 0})) == [answer]
+
+
+async def test_the_socket_is_for_owner_and_group_from_its_birth_in_a_directory_of_its_own(desk):
+    assert stat.S_IMODE(desk.path.stat().st_mode) == 0o660
+    assert stat.S_IMODE(desk.path.parent.stat().st_mode) == 0o700
+    assert os.umask(0o022) != 0o117
+    os.umask(0o022)
+
+
+async def test_requests_may_come_in_pieces_and_several_on_one_connection(desk):
+    reader, writer = await desk.connect()
+    for byte in request("echo"):
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0)
+    assert (await hear(reader))[-1]["cwd"] == "/here"
+    writer.write(request("refuse") + request("echo"))
+    answers = await hear(reader)
+    while len(answers) < 2:
+        answers += await hear(reader)
+    assert answers[0] == {"ok": False, "stage": "merge", "error": "it does not fit"}
+    assert answers[1]["ok"]
+    writer.close()
+
+
+async def test_progress_comes_before_the_answer(desk):
+    desk.gate.set()
+    answers = await desk.ask(request("slow"))
+    assert answers[0] == {"progress": "work", "done": 1, "of": 2}
+    assert answers[-1] == {"ok": True, "text": "done"}
+    assert len(answers) == 7
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (msgpack.packb(7), "a request is a map with v, verb and args"),
+        (msgpack.packb({"v": 1}), "a request is a map"),
+        (msgpack.packb({"v": 1, "verb": 7}), "a request is a map"),
+        (msgpack.packb({"v": 2, "verb": "echo"}), "this server speaks version 1, the request version 2"),
+        (msgpack.packb({"verb": "echo"}), "the request version None"),
+        (request("dance"), "no verb 'dance'; there are bug, chatter, echo, odd, refuse, slow"),
+        (request("echo", args=[1]), "args is a map"),
+        (b"\xc1", "not a msgpack request"),
+        (b"GET / HTTP/1.1\r\n\r\n", "a request is a map"),
+        (msgpack.packb({1: 2}), "not a msgpack request"),
+        (b"\xa5\xff\xff\xff\xff\xff", "not a msgpack request"),
+        (b"\xdb\x7f\xff\xff\xff" + b"x" * 2_000_000, "not a msgpack request"),
+        (b"\x81" * 5000, "not a msgpack request"),
+    ],
+)
+async def test_what_is_no_request_costs_its_own_connection_only(desk, raw, sentence):
+    answer = (await desk.ask(raw))[0]
+    assert answer["ok"] is False
+    assert answer["stage"] == "request"
+    assert sentence in answer["error"]
+    assert (await desk.ask(request("echo")))[0]["ok"]
+    assert desk.reports.count == 0
+
+
+async def test_a_bug_in_a_verb_is_an_answer_and_a_report(desk):
+    (answer,) = await desk.ask(request("bug"))
+    assert (answer["ok"], answer["stage"]) == (False, "bug")
+    assert "bug failed with RuntimeError('unexpected'); crash report in" in answer["error"]
+    assert desk.reports.count == 1
+
+
+async def test_an_answer_that_cannot_be_packed_is_told_in_words(desk):
+    assert await desk.ask(request("odd")) == [{"ok": True, "set": "{1}", "text": "fine"}]
+
+
+@pytest.mark.parametrize("manner", ["close", "reset"])
+async def test_a_request_runs_to_its_end_when_its_client_hangs_up(desk, manner):
+    reader, writer = await desk.connect()
+    writer.write(request("slow"))
+    assert (await reader.read(100))[:1] == b"\x83"
+    writer.transport.abort() if manner == "reset" else writer.close()
+    await asyncio.sleep(0)
+    desk.gate.set()
+    await until(lambda: desk.finished == 1)
+    assert (await desk.ask(request("echo")))[0]["ok"]
+    assert desk.reports.count == 0
+
+
+async def test_a_client_that_does_not_read_holds_nothing_up(desk):
+    _, writer = await desk.connect()
+    writer.transport.pause_reading()
+    writer.write(request("chatter"))
+    await until(lambda: desk.finished == 1)
+    assert MAX_REQUEST < 20_000 * 1000
+    writer.transport.abort()
+
+
+async def test_what_only_looks_does_not_wait_for_what_works(desk):
+    reader, writer = await desk.connect()
+    writer.write(request("slow"))
+    await reader.read(100)
+    assert (await desk.ask(request("echo")))[0]["ok"]
+    assert desk.finished == 0
+    writer.close()
+
+
+async def test_a_stale_socket_file_is_taken_over_and_a_living_one_is_not(desk, tmp_path):
+    with pytest.raises(OSError, match=f"another streamd answers at {desk.path}"):
+        await Desk(desk.path, tmp_path).admin.open()
+    assert (await desk.ask(request("echo")))[0]["ok"]
+    stale = tmp_path / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(stale))
+    second = Desk(stale, tmp_path)
+    await second.admin.open()
+    assert (await second.ask(request("echo")))[0]["ok"]
+    await second.admin.close()
+
+
+async def test_a_living_server_that_is_too_busy_to_accept_is_not_taken_for_a_dead_one(tmp_path):
+    path = tmp_path / "busy.sock"
+    callers = []
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(path))
+        busy.listen(0)
+        for _ in range(3):  # fill its queue
+            callers.append(socket.socket(socket.AF_UNIX))
+            callers[-1].setblocking(False)
+            try:
+                callers[-1].connect(str(path))
+            except BlockingIOError:
+                break
+        with pytest.raises(OSError, match="another streamd answers"):
+            await Desk(path, tmp_path).admin.open()
+        assert path.exists()
+    for caller in callers:
+        caller.close()
+
+
+async def test_a_path_that_is_something_else_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("precious")
+    with pytest.raises(OSError, match="exists and is no socket"):
+        await Desk(path, tmp_path).admin.open()
+    assert path.read_text() == "precious"
+    with pytest.raises(OSError, match="admin socket cannot be given to group 'nobody-has-it'"):
+        await Admin(tmp_path / "a.sock", {}, CrashReports(tmp_path), "nobody-has-it").open()
+
+
+# ---- with the real verbs
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[tuple[World, Desk]]:
+    async with running(tmp_path) as world:
+        desk = Desk(tmp_path / "admin.sock", tmp_path)
+        desk.admin = Admin(
+            desk.path, Verbs(world.sessions, world.upgrades, dict, lambda: None).table, world.reports
+        )
+        await desk.admin.open()
+        yield world, desk
+        await desk.admin.close()
+
+
+async def test_a_load_goes_on_when_its_client_hangs_up_and_its_credentials_are_in_the_history(server):
+    world, desk = server
+    world.rooms(200)
+    client = await world.guest()
+    reader, writer = await desk.connect()
+    writer.write(request("load", args={"paths": [world.patch("fix.py", FIX)]}))
+    await reader.read(10)
+    writer.transport.abort()
+    await until(lambda: len(world.store.history()) == 1)
+    (entry,) = world.store.history()
+    assert {name: entry[name] for name in ME} == ME
+    assert (entry["verb"], entry["result"], entry["release"]) == ("load", "ok", 2)
+    assert await client.ask("version") == "codec 2 tail 2"
+    assert {item.release.number for item in world.sessions.listed()} == {2}
+
+
+async def test_loads_of_two_clients_are_served_one_after_the_other(server):
+    world, desk = server
+    world.rooms(50)
+    ask = request("load", args={"paths": [world.patch("fix.py", FIX)]})
+    answers = [item[-1] for item in await asyncio.gather(desk.ask(ask), desk.ask(ask))]
+    assert sorted(item["ok"] for item in answers) == [False, True]
+    assert [item["stage"] for item in answers if not item["ok"]] == ["merge"]
+    assert [item["result"] for item in world.store.history()] == ["ok", "refused"]
