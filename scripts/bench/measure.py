@@ -25,6 +25,7 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+ANY = 1_000  # a server on any processor
 PATIENCE = 30.0  # s that a process may take to say that it is ready
 
 
@@ -110,12 +111,13 @@ class Process:
 def pin(core: int | None) -> None:
     """Stay on the first (0) or last (-1) processor; on a machine with one there is nothing to choose.
 
-    The first is the server's. Where that is allowed it goes before other work of the machine, which is not what shall
-    be measured.
+    The first is the server's; ANY lets its threads run side by side. Where that is allowed a server goes before other
+    work of the machine, which is not what shall be measured.
     """
     if core is None:
         return
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
+    if core != ANY:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
     with contextlib.suppress(PermissionError):
         if core == 0:
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))

@@ -57,7 +57,7 @@ def one(count: int, rounds: int, place: Path) -> list[str]:
     program = measure.compiled("viewers.c", place)
     measure.progress(f"pause: {count} sessions")
     with running(
-        "streamd", [sys.executable, "-m", "scripts.bench.serve", place / "state", patches], 0
+        "streamd", [sys.executable, "-m", "scripts.bench.serve", place / "state", patches], measure.ANY
     ) as server:
         ports = json.loads(server.hear())
         live = min(LIVE, count)

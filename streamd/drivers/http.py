@@ -22,7 +22,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
@@ -149,7 +149,13 @@ class Http:
         exchange = Exchange(request)
         headers = {name.lower(): value for name, value in request.headers.items()}
         link = self._sessions.request(
-            exchange, request.method, request.path, request.query_string, headers, _peer(request)
+            exchange,
+            request.method,
+            request.path,
+            request.query_string,
+            headers,
+            _peer(request),
+            "1.1" if request.version >= HttpVersion11 else "1.0",
         )
         try:
             answer = await exchange.done
@@ -216,7 +222,8 @@ def _text(status: int, text: str) -> web.Response:
 
 
 def _head(status: int, headers: dict[str, str]) -> bytes:
-    """The head of an endless response (RFC 9112 section 4): its end is the connection's."""
+    """The head of an endless response (RFC 9112 section 4): its length is unknown. It ends with the connection, and
+    with what live code frames it in if that says so in a Transfer-Encoding."""
     fields = {"Date": formatdate(usegmt=True), **SERVER, "Connection": "close", **headers}
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",

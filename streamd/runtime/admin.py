@@ -20,7 +20,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ VERSION = 1
 MAX_REQUEST = 1_048_576  # bytes; paths and names, never payloads
 IDLE = 60.0  # seconds a client may think before it asks
 CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+GROUPS_BYTES = 1024  # the most that socket.getsockopt takes: 256 groups
+NOT_ALLOWED = "uid {uid} gid {gid} may not ask this server; be its user, root, or in the socket's group"
 
 Verb = Callable[[dict[str, Any], "Caller", Progress], Awaitable[dict[str, Any]]]
 
@@ -91,7 +94,12 @@ class Admin:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         unpacker = msgpack.Unpacker(max_buffer_size=MAX_REQUEST, strict_map_key=True)
-        by = _credentials(writer)
+        by, groups = _credentials(writer)
+        if not may_ask(by, groups, self.path.stat().st_gid):
+            log.warning("admin: uid %d gid %d pid %d was refused", by["uid"], by["gid"], by["pid"])
+            _write(writer, {"ok": False, "stage": "request", "error": NOT_ALLOWED.format(**by)})
+            writer.close()
+            return
         try:
             while True:
                 data = await asyncio.wait_for(reader.read(65_536), IDLE)
@@ -164,10 +172,23 @@ def _write(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
         writer.write(msgpack.packb(answer, default=repr))  # live code may describe itself with anything
 
 
-def _credentials(writer: asyncio.StreamWriter) -> dict[str, int]:
-    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    pid, uid, gid = CREDENTIALS.unpack(raw)
-    return {"uid": uid, "gid": gid, "pid": pid}
+def may_ask(by: dict[str, int], groups: Collection[int], group: int) -> bool:
+    """Root, the server's own user, and members of the socket's group: what 0660 says, also where somebody has
+    loosened the mode or handed a connected socket on."""
+    return by["uid"] in (0, os.geteuid()) or group in (by["gid"], *groups)
+
+
+def _credentials(writer: asyncio.StreamWriter) -> tuple[dict[str, int], tuple[int, ...]]:
+    """uid, gid and pid of the peer, and its supplementary groups (unix(7), socket(7))."""
+    sock = writer.get_extra_info("socket")
+    pid, uid, gid = CREDENTIALS.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    )
+    try:
+        groups = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_BYTES)
+    except OSError:  # more groups than that: then the first one has to do
+        groups = b""
+    return {"uid": uid, "gid": gid, "pid": pid}, struct.unpack(f"{len(groups) // 4}I", groups)
 
 
 def _clear_stale(path: Path) -> None:

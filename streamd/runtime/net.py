@@ -36,7 +36,7 @@ BLOB_SIZE = (
 )
 VISITS = 16  # between two looks at the clock
 MAX_UNITS = (
-    65_536  # of a ring; each costs some 100 bytes besides its own, which tiny ones would make the most of
+    32_768  # of a ring: four minutes; each costs some 100 bytes beside its own, which tiny ones would use
 )
 RING_SLACK = 256  # units evicted together, so that trimming the list's front costs nothing per unit
 
@@ -371,10 +371,9 @@ class Group:
         The bounds in bytes and units go before both: past them the oldest units go, and members that still
         needed those are lapped.
         """
-        drop = 0
-        while (self.size > self.max_bytes or len(self.units) - drop > MAX_UNITS) and drop < len(
-            self.units
-        ) - 1:
+        drop = RING_SLACK if len(self.units) > MAX_UNITS else 0
+        self.size -= sum(map(len, self.units[:drop]))
+        while self.size > self.max_bytes and drop < len(self.units) - 1:
             self.size -= len(self.units[drop])
             drop += 1
         latest = (self.keys[-1] if self.keys else self.end) - self.base

@@ -196,14 +196,21 @@ class Sessions:
             door.deliver(Opened(now_ms(), link.number, listener, link.peer, seed))
 
     def request(
-        self, exchange: Exchange, method: str, path: str, query: str, headers: dict[str, str], peer: str
+        self,
+        exchange: Exchange,
+        method: str,
+        path: str,
+        query: str,
+        headers: dict[str, str],
+        peer: str,
+        version: str,
     ) -> Link:
         """A driver has read an HTTP request."""
         assert self.net is not None
         link = self.net.new_link(peer)
         link.exchange = exchange
         if door := self._door(link):
-            door.deliver(Request(now_ms(), link.number, method, path, query, headers, peer))
+            door.deliver(Request(now_ms(), link.number, method, path, query, headers, peer, version))
         return link
 
     def _door(self, link: Link) -> Session | None:

@@ -47,7 +47,8 @@ class Closed(NamedTuple):
 
 
 class Request(NamedTuple):
-    """An HTTP request was read whole; answer it with Respond. Header names are in lower case."""
+    """An HTTP request was read whole; answer it with Respond. Header names are in lower case; `version` is "1.0" or
+    "1.1"."""
 
     now: int
     link: int
@@ -56,6 +57,7 @@ class Request(NamedTuple):
     query: str
     headers: dict[str, str]
     peer: str
+    version: str
 
 
 class Joined(NamedTuple):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import msgpack
 import pytest
 import uvloop
 
-from streamd.runtime.admin import MAX_REQUEST, Admin, Caller
+from streamd.runtime.admin import MAX_REQUEST, Admin, Caller, may_ask
 from streamd.runtime.supervisor import CrashReports
 from streamd.runtime.upgrade import Progress, Refusal
 from streamd.runtime.verbs import Verbs
@@ -110,6 +111,40 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 async def test_who_asks_is_what_the_system_says(desk):
     answer = {"ok": True, "args": {"a": [1]}, "by": ME, "cwd": "/here"}
     assert await desk.ask(request("echo", args={"a": [1]}, by={"uid": 0})) == [answer]
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "groups", "allowed"),
+    [
+        (0, 0, (), True),
+        (os.geteuid(), 77, (), True),
+        (4_001, 50, (), True),
+        (4_001, 77, (12, 50), True),
+        (4_001, 77, (12, 51), False),
+        (4_001, 77, (), False),
+    ],
+)
+def test_root_the_servers_user_and_the_sockets_group_may_ask(uid, gid, groups, allowed):
+    assert may_ask({"uid": uid, "gid": gid, "pid": 1}, groups, 50) is allowed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+async def test_somebody_else_is_refused_even_where_the_mode_lets_him_connect(desk):
+    desk.path.chmod(0o666)
+    for place in (desk.path.parent, *desk.path.parent.parents):
+        if not place.stat().st_mode & stat.S_IXOTH:
+            place.chmod(place.stat().st_mode | stat.S_IXOTH)
+    code = (
+        "import os,socket,sys; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdout.buffer.write(s.recv(4096))"
+    )
+    asked = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(desk.path), stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await asked.communicate()
+    answer = msgpack.unpackb(said)
+    assert not answer["ok"]
+    assert "uid 65534 gid 65534 may not ask" in answer["error"]
 
 
 async def test_the_socket_is_for_owner_and_group_from_its_birth_in_a_directory_of_its_own(desk):

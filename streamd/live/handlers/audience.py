@@ -1,6 +1,6 @@
 """Everyone watching one broadcast, whatever they watch with.
 
-The rule this file keeps: a viewer is in exactly one of `flv`, `ws` and `rtmp`, or in `waiting`, and it is handled when
+The rule this file keeps: a viewer is in exactly one of `flv`, `raw`, `ws` and `rtmp`, or in `waiting`, and it is handled when
 it comes, speaks or goes, never when a frame does. State per viewer is small, because all of it is converted when the
 code is patched: an HTTP viewer is a number.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from streamd.live.handlers import fanout, watch_flv, watch_rtmp
 from streamd.live.handlers.fanout import Fanout
 from streamd.live.handlers.guests import HttpGuest, RtmpGuest
-from streamd.live.protocol import rtmp, websocket
+from streamd.live.protocol import http_chunked, rtmp, websocket
 from streamd.runtime.state import field, state
 from streamd.runtime.vocabulary import Close, Command, Leave, Log, Move, PeerError, Send, Wake
 
@@ -35,9 +35,10 @@ class Waiting:
 
 @state
 class Audience:
-    """See the module. `flv` and `pending` map a link to `now` of its coming."""
+    """See the module. `flv`, `raw` (over HTTP/1.0) and `pending` map a link to `now` of its coming."""
 
     flv: dict[int, int] = field(factory=dict)
+    raw: dict[int, int] = field(factory=dict)
     ws: dict[int, watch_flv.Socket] = field(factory=dict)
     rtmp: dict[int, watch_rtmp.Viewer] = field(factory=dict)
     pending: dict[int, int] = field(factory=dict)
@@ -46,7 +47,11 @@ class Audience:
 
 
 def count(audience: Audience) -> int:
-    return len(audience.flv) + len(audience.ws) + len(audience.rtmp) + len(audience.waiting)
+    return over_http(audience) + len(audience.ws) + len(audience.rtmp) + len(audience.waiting)
+
+
+def over_http(audience: Audience) -> int:
+    return len(audience.flv) + len(audience.raw)
 
 
 # ---- coming ------------------------------------------------------------------------------------------------
@@ -62,7 +67,7 @@ def admit(
         if guest.wants == "head":
             return commands
         if guest.wants == "flv":
-            audience.flv[link] = now
+            (audience.flv if guest.chunked else audience.raw)[link] = now
         else:
             audience.ws[link] = watch_flv.Socket(now)
     else:
@@ -86,6 +91,8 @@ def let_in(audience: Audience, fan: Fanout, link: int, now: int) -> list[Command
     audience.pending.pop(link, None)
     if link in audience.flv:
         return [fanout.join(fan, link, "flv")]
+    if link in audience.raw:
+        return [fanout.join(fan, link, "flv.raw")]
     if link in audience.ws:
         return [fanout.join(fan, link, "ws")]
     return place(audience, fan, link, audience.rtmp[link])
@@ -239,6 +246,7 @@ def forget(audience: Audience, fan: Fanout, link: int) -> list[Command]:
     audience.pending.pop(link, None)
     audience.waiting.pop(link, None)
     audience.flv.pop(link, None)
+    audience.raw.pop(link, None)
     audience.ws.pop(link, None)
     viewer = audience.rtmp.pop(link, None)
     return side_groups(audience, fan) if viewer is not None and viewer.group in fan.sides else []
@@ -258,10 +266,12 @@ def dismiss(audience: Audience, going_away: bool, sentence: str) -> list[Command
         commands += [Send(link, rtmp.take_output(viewer.peer)), Close(link, sentence)]
     for link in audience.ws:
         commands += [Send(link, watch_flv.farewell(going_away, sentence)), Close(link, sentence)]
-    commands += [Close(link, sentence) for link in audience.flv]
+    for link in audience.flv:
+        commands += [Send(link, http_chunked.LAST), Close(link, sentence)]
+    commands += [Close(link, sentence) for link in audience.raw]
     for link, item in audience.waiting.items():
         commands += refuse(link, item.guest, sentence)
-    for table in (audience.flv, audience.ws, audience.rtmp, audience.pending, audience.waiting):
+    for table in (audience.flv, audience.raw, audience.ws, audience.rtmp, audience.pending, audience.waiting):
         table.clear()
     return commands
 
@@ -269,7 +279,7 @@ def dismiss(audience: Audience, going_away: bool, sentence: str) -> list[Command
 def reconcile(audience: Audience, fan: Fanout, links: frozenset[int], now: int) -> list[Command]:
     """Back from a checkpoint: forget who has gone; memberships have outlived the restart, half-read bytes have not."""
     commands: list[Command] = []
-    known = [*audience.flv, *audience.ws, *audience.rtmp, *audience.waiting]
+    known = [*audience.flv, *audience.raw, *audience.ws, *audience.rtmp, *audience.waiting]
     for link in known:
         if link not in links:
             commands += forget(audience, fan, link)

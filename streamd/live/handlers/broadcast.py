@@ -140,6 +140,7 @@ def begin_publishing(
         Send(link, rtmp.take_output(peer)),
         Wake(-1, "grace"),
         Wake(broadcast.settings.publisher_timeout or -1, "publisher"),
+        Wake(publish_rtmp.RATE_WINDOW, "rate"),
         Log("info", f"{where} publishes with {peer.flash_ver or 'an unnamed encoder'}"),
     ]
     commands += audience.answer_waiting(broadcast.audience, broadcast.fanout, now)
@@ -289,6 +290,9 @@ def wake(broadcast: Broadcast, tag: str, now: int) -> list[Command]:
         ]
     if tag == "grace" and publisher is None and broadcast.lost != NEVER:
         return finish(broadcast, False, ENDED)
+    if tag == "rate" and publisher is not None:
+        publish_rtmp.measure(publisher, 0, now)  # silence is a rate as well
+        return [Wake(publish_rtmp.RATE_WINDOW, "rate")]
     if tag == "publisher" and publisher is not None:
         left = publisher.peer.heard + settings.publisher_timeout - now
         if left > 0:
@@ -314,7 +318,7 @@ def reconcile(broadcast: Broadcast, links: list[int], before: int, now: int) -> 
     fanout.distrust(broadcast.fanout)
     commands += fanout.open_rings(broadcast.fanout)
     commands += audience.reconcile(people, broadcast.fanout, frozenset(links), now)
-    known = frozenset([*people.flv, *people.ws, *people.rtmp, *people.waiting])
+    known = frozenset([*people.flv, *people.raw, *people.ws, *people.rtmp, *people.waiting])
     commands += [Close(link, "the broadcast was restarted") for link in links if link not in known]
     if publisher is not None or broadcast.lost != NEVER:
         return commands + lose_publisher(broadcast, now, "the broadcast was restarted")
@@ -332,7 +336,7 @@ def describe(broadcast: Broadcast) -> dict[str, object]:
         "phase": broadcast.phase,
         "publisher": publish_rtmp.describe(publisher, broadcast.now) if publisher is not None else None,
         "viewers": audience.count(people),
-        "viewers_by": {"flv": len(people.flv), "ws": len(people.ws), "rtmp": len(people.rtmp)},
+        "viewers_by": {"flv": audience.over_http(people), "ws": len(people.ws), "rtmp": len(people.rtmp)},
         "waiting": len(people.waiting),
         "bitrate_kbps": publisher.kbps if publisher is not None else 0,
         "video": h264.describe(publisher.video) if publisher is not None and publisher.video_seen else "",

@@ -226,8 +226,10 @@ def route(path: str) -> tuple[str, Literal["flv", "page", ""]]:
 
 def ask_for(door: Door, request: Request, name: str) -> list[Command]:
     """NAME.flv: upgrade, headers only, or the stream; the broadcast answers."""
-    guest = HttpGuest("head" if request.method == "HEAD" else "flv")
-    if watch_flv.wants_upgrade(request.headers):
+    newer = request.version == "1.1"
+    guest = HttpGuest("head" if request.method == "HEAD" else "flv", chunked=newer)
+    # an Upgrade of an HTTP/1.0 client is to be ignored (RFC 9110 7.8)
+    if newer and watch_flv.wants_upgrade(request.headers):
         fault = watch_flv.upgrade_fault(request.method, request.headers)
         if fault:
             return [watch_flv.say(request.link, 426, fault, Upgrade="websocket", Sec_WebSocket_Version="13")]

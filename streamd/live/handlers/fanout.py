@@ -1,9 +1,10 @@
 """One frame to everybody: units for the groups, announcements, and what a newcomer gets first.
 
 The rule this file keeps: a frame is muxed once per format, never per viewer, and a newcomer can start at the rings'
-latest key unit. All three formats are muxed always, watched or not: a ring that began to fill with its first member
-could not give that member an instant start, and keeping the GOP in session state instead would be converted with
-every patch. An FLV tag costs 0.5 us, its WebSocket frame and its RTMP message about the same.
+latest key unit. All formats are muxed always, watched or not: a ring that began to fill with its first member could
+not give that member an instant start, and keeping the GOP in session state instead would be converted with every
+patch. An FLV tag costs 0.5 us, its HTTP chunk, its WebSocket frame and its RTMP message about the same. "flv.raw" has
+the tags as they are, for clients of HTTP/1.0.
 
 An announcement is a sequence header or the metadata. The publisher `offers` its latest; `told` is what members have
 been given; `keyed` is the same as of the latest key unit. Everybody is right because of two sentences:
@@ -27,14 +28,14 @@ from typing import Literal, TypeAlias
 from streamd.live.handlers.settings import Settings
 from streamd.live.media import flv
 from streamd.live.media.frame import Frame
-from streamd.live.protocol import rtmp, websocket
+from streamd.live.protocol import http_chunked, rtmp, websocket
 from streamd.runtime.state import field, state
 from streamd.runtime.vocabulary import Command, Join, Ring, Send, SendAll
 
 VERSION = 1
 
-MAIN = ("flv", "ws", "rtmp")
-FLV = ("flv", "ws")
+MAIN = ("flv", "flv.raw", "ws", "rtmp")
+FLV = ("flv", "flv.raw", "ws")
 SIDES = ("rtmp.audio", "rtmp.video")
 
 # FFmpeg takes onMetaData with any other time for a subtitle and adds a stream of unknown codec (flvdec.c,
@@ -80,7 +81,7 @@ def begin(settings: Settings) -> Fanout:
 
 
 def open_rings(fanout: Fanout) -> list[Command]:
-    """Make the rings of the three formats, once."""
+    """Make the rings of the formats, once."""
     if fanout.rings:
         return []
     fanout.rings = True
@@ -172,10 +173,11 @@ def units(fanout: Fanout, messages: list[Message], track: str, key: bool) -> lis
     else:
         tags = b"".join([flv.tag(*message) for message in messages])
         chunks = b"".join([rtmp.media_bytes(*message) for message in messages])
-    framed = websocket.binary(tags)
-    fanout.since_key = (0 if key else fanout.since_key) + max(len(framed), len(chunks))
+    answered, framed = http_chunked.chunk(tags), websocket.binary(tags)
+    fanout.since_key = (0 if key else fanout.since_key) + max(len(answered), len(framed), len(chunks))
     commands: list[Command] = [
-        SendAll("flv", tags, key),
+        SendAll("flv", answered, key),
+        SendAll("flv.raw", tags, key),
         SendAll("ws", framed, key),
         SendAll("rtmp", chunks, key),
     ]
@@ -220,9 +222,7 @@ def head(fanout: Fanout, group: str) -> bytes:
         return prelude(fanout, group, what)
     # players wait for a track that the header promises, so it promises what there is
     start = flv.header(bool(fanout.told.audio), bool(fanout.told.video))
-    if group == "flv":
-        return start + prelude(fanout, group, what)
-    return websocket.binary(start) + prelude(fanout, group, what)
+    return framed_for(group, start) + prelude(fanout, group, what)
 
 
 def prelude(fanout: Fanout, group: str, what: Announced) -> bytes:
@@ -234,8 +234,17 @@ def prelude(fanout: Fanout, group: str, what: Announced) -> bytes:
     messages = announcements(what, fanout.key_dts)
     if group not in FLV:
         return b"".join([rtmp.media_bytes(*message) for message in messages])
-    tags = b"".join([flv.tag(*message) for message in messages])
-    return websocket.binary(tags) if tags and group == "ws" else tags
+    return framed_for(group, b"".join([flv.tag(*message) for message in messages]))
+
+
+def framed_for(group: str, tags: bytes) -> bytes:
+    """FLV as a group's members read it; b"" remains b""."""
+    match group:
+        case "flv":
+            return http_chunked.chunk(tags)
+        case "ws" if tags:
+            return websocket.binary(tags)
+    return tags
 
 
 def remind(fanout: Fanout, link: int, group: str) -> list[Command]:

@@ -27,3 +27,4 @@ class HttpGuest:
 
     wants: Literal["flv", "ws", "head"]
     key: str = ""  # Sec-WebSocket-Key of "ws"
+    chunked: bool = False  # the client speaks HTTP/1.1 and reads the chunked transfer coding

@@ -1,5 +1,9 @@
 """Viewers over HTTP and WebSocket: both get FLV, the one as an endless response, the other in binary messages.
 
+An endless response is chunked, so that a client can tell the end of the broadcast from a cut connection: FFmpeg reports
+an I/O error and curl a partial file where it cannot. HTTP/1.0 has no such coding (nginx asks its upstreams with 1.0
+unless told otherwise); those clients get plain FLV, and its end is the connection's.
+
 The rule this file keeps: an HTTP viewer is a number and nothing more; a WebSocket viewer is a small reader, because its
 pings and its close have to be answered.
 """
@@ -75,7 +79,10 @@ def respond(link: int, guest: HttpGuest) -> Respond:
             "Sec-WebSocket-Accept": websocket.accept_key(guest.key),
         }
         return Respond(link, 101, headers, b"", True)
-    return Respond(link, 200, dict(STREAM_HEADERS), b"", guest.wants == "flv")
+    headers = dict(STREAM_HEADERS)
+    if guest.chunked:
+        headers["Transfer-Encoding"] = "chunked"
+    return Respond(link, 200, headers, b"", guest.wants == "flv")
 
 
 def refuse(link: int, sentence: str) -> Respond:

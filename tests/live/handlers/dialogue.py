@@ -142,13 +142,17 @@ class Talk:
         return link
 
     def request(
-        self, method: str, path: str, headers: dict[str, str] | None = None, query: str = ""
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        query: str = "",
+        version: str = "1.1",
     ) -> Viewer:
         link = self.door("10.0.0.3:7000")
         link.http = True
-        self.deliver(
-            link.session, v.Request(self.now, link.number, method, path, query, headers or {}, link.peer)
-        )
+        asked = v.Request(self.now, link.number, method, path, query, headers or {}, link.peer, version)
+        self.deliver(link.session, asked)
         return Viewer(self, link)
 
     def get(self, path: str, **headers: str) -> Viewer:
@@ -460,7 +464,23 @@ class Viewer(Peer):
         return self.link.response.body.decode()
 
     def flv(self) -> bytes:
-        return bytes(self.link.out)
+        return b"".join(self.chunks()) if self.headers.get("Transfer-Encoding") else bytes(self.link.out)
+
+    def chunks(self) -> list[bytes]:
+        """The chunks of the answer so far, each whole (RFC 9112 7.1); b"" is the last one."""
+        data, found = bytes(self.link.out), []
+        while data:
+            assert b"" not in found, "bytes after the last chunk"
+            size, _, data = data.partition(b"\r\n")
+            length = int(size, 16)
+            assert data[length : length + 2] == b"\r\n"
+            found.append(data[:length])
+            data = data[length + 2 :]
+        return found
+
+    def ended(self) -> bool:
+        """True after a regular end, as a client of HTTP/1.1 sees it."""
+        return b"" in self.chunks()
 
     def media(self) -> list[Message]:
         reader = flv.Reader()
@@ -519,10 +539,11 @@ def value(message: Message, name: str) -> Any:
     return values[1].get(name)
 
 
-FORMATS = ("flv", "ws", "rtmp")
+FORMATS = ("flv", "flv.raw", "ws", "rtmp")
 
 
 def watch(talk: Talk, form: str, name: str = "show") -> Any:
-    if form == "flv":
-        return talk.get(f"/live/{name}.flv")
+    if form in ("flv", "flv.raw"):
+        version = "1.1" if form == "flv" else "1.0"
+        return talk.request("GET", f"/live/{name}.flv", version=version)
     return talk.websocket(f"/live/{name}.flv") if form == "ws" else talk.player().play(name)
