@@ -156,6 +156,8 @@ def step(door: Door, event):
             return [Send(link, f"refused {to}: {reason}\\n".encode()), Close(link, reason)]
         case Request(link=link, path="/bad"):
             return [Respond(link, 200, {"X-Split": "a\\r\\nb"}, b"", True)]
+        case Request(link=link, path="/version"):
+            return [Respond(link, 200, {}, event.version.encode(), False)]
         case Request(link=link, path=path):
             if path.startswith("/wait"):
                 return []

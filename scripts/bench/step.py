@@ -114,7 +114,7 @@ def pong(release: Release, rounds: int, calls: int) -> float:
         "upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": "13",
         "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
     }  # fmt: skip
-    guest = door(release, Request(0, 2, "GET", "/live/bench.flv", "", headers, "peer"), [])
+    guest = door(release, Request(0, 2, "GET", "/live/bench.flv", "", headers, "peer", "1.1"), [])
     release.step(state, Joined(0, 2, guest, "peer"))
     event = Data(0, 2, b"\x8a\x80\x00\x00\x00\x00")
     return median([direct(calls, release.step, state, event) / calls * 1e6 for _ in range(rounds)])

@@ -30,6 +30,7 @@ log = logging.getLogger("streamd")
 
 READ_SIZE = 65_536
 REST_BYTES = 32_768  # of a publisher that may wait unread: half of what a sender's first window allows
+READS_PER_LOOK = 4
 ACCEPTS_PER_WAKE = 64  # a storm of newcomers must not starve those already here
 BLOB_SIZE = (
     262_144  # units joined for one send: more than a capped send buffer takes at once is copied for nothing
@@ -153,7 +154,12 @@ class Link:
         self.net.loop.call_later(rest * REST_BYTES / max(size, REST_BYTES), self._look)
 
     def _look(self) -> None:
-        size = self._read() if self.sock is not None else 0
+        size = 0
+        for _ in range(READS_PER_LOOK):
+            got = self._read() if self.sock is not None else 0
+            size += got
+            if got < READ_SIZE:
+                break
         if self.sock is None:
             return
         rest = self.owner.rest() if self.owner is not None and self.group is None else 0.0

@@ -96,6 +96,14 @@ async def test_live_code_answers_the_rest_and_its_door_is_gone_afterwards(web):
     assert not web.world.net.links
 
 
+@pytest.mark.parametrize(("said", "told"), [("1.1", b"1.1"), ("1.0", b"1.0")])
+async def test_live_code_hears_which_version_the_client_speaks(web, said, told):
+    reader, writer = await asyncio.open_connection(*web.address)
+    writer.write(f"GET /version HTTP/{said}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    assert parsed(await asyncio.wait_for(reader.read(), 5))[2] == told
+    writer.close()
+
+
 async def test_several_requests_on_one_connection(web):
     reader, writer = await web.open("GET /a", "X: y")
     for path in ("/a", "/b"):

@@ -49,6 +49,7 @@ class Ear:
         self.events: list[Event] = []
         self.reasons: list[str] = []
         self.react: Callable[[Event], None] = lambda event: None
+        self.resting = 0.0
 
     def deliver(self, event: Event) -> None:
         self.events.append(event)
@@ -59,7 +60,7 @@ class Ear:
         self.react(Closed(0, link.number, reason))
 
     def rest(self) -> float:
-        return 0.0
+        return self.resting
 
     def kinds(self) -> list[str]:
         return [type(event).__name__ for event in self.events]
@@ -641,3 +642,65 @@ def test_numbers_tells_torn_units() -> None:
     )
     for raw, expected in cases:
         assert numbers(raw) == expected
+
+
+# ---- reading at the pace of a large audience
+
+
+async def test_while_its_owner_rests_a_publisher_is_read_once_for_many_packets(bench):
+    at = bench()
+    at.ear.resting = 0.05
+    _, peer = at.link()
+    for number in range(20):
+        peer.sendall(b"%d " % number)
+        await asyncio.sleep(0.005)
+    await until(lambda: at.ear.data().endswith(b" 19 "))
+    assert at.ear.data() == b"".join(b"%d " % number for number in range(20))
+    assert 2 <= len(at.ear.events) <= 8
+
+
+async def test_a_publisher_that_sends_a_lot_is_read_more_often(bench):
+    at = bench()
+    at.ear.resting = 0.2
+    _, peer = at.link()
+    sent = 40 * READ_SIZE
+    await at.loop.sock_sendall(peer, bytes(sent) + b"end")
+    await until(lambda: at.ear.data().endswith(b"end"))
+    assert len(at.ear.data()) == sent + 3
+
+
+async def test_a_peer_that_goes_while_nobody_reads_is_noticed(bench):
+    at = bench()
+    at.ear.resting = 0.02
+    link, peer = at.link()
+    peer.sendall(b"last words")
+    await until(lambda: at.ear.data() == b"last words")
+    peer.close()
+    await until(lambda: at.ear.reasons == ["closed by peer"])
+    assert link.sock is None
+
+
+async def test_a_link_that_fails_while_nobody_reads_is_left_alone(bench):
+    at = bench()
+    at.ear.resting = 0.02
+    link, peer = at.link()
+    peer.sendall(b"words")
+    await until(lambda: at.ear.data() == b"words")
+    link.fail("enough")
+    peer.close()
+    await asyncio.sleep(0.05)
+    assert at.ear.reasons == ["enough"]
+
+
+async def test_when_the_audience_has_gone_each_packet_is_read_again(bench):
+    at = bench()
+    at.ear.resting = 0.02
+    _, peer = at.link()
+    peer.sendall(b"a")
+    await until(lambda: at.ear.data() == b"a")
+    at.ear.resting = 0.0
+    for word in (b"b", b"c", b"d"):
+        await asyncio.sleep(0.03)
+        peer.sendall(word)
+    await until(lambda: at.ear.data() == b"abcd")
+    assert len(at.ear.events) == 4

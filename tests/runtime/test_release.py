@@ -9,6 +9,7 @@ import sys
 import traceback
 import weakref
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
@@ -184,3 +185,30 @@ def test_a_directory_that_is_no_tree_is_refused(tree, raw, sentence):
         (tree / "media/codec.py").write_bytes(raw)
     with pytest.raises(ReleaseError, match=sentence):
         Release(11, tree, None)
+
+
+def test_a_text_that_a_former_release_has_is_not_compiled_again_and_is_its_own_all_the_same(
+    tree, tmp_path, monkeypatch
+):
+    other = change(write_tree(tmp_path / "other"), "media/codec.py", "codec 1", "codec 2")
+    first = load(tree, 1)
+    compiled: list[str] = []
+
+    def compiler(text: str, file: str, mode: str, dont_inherit: bool) -> CodeType:
+        compiled.append(file)
+        return compile(text, file, mode, dont_inherit=dont_inherit)
+
+    monkeypatch.setattr("streamd.runtime.release.compile", compiler, raising=False)
+    second = Release(2, other, None).load(first)
+    third = Release(3, tree, None).load(second)
+    try:
+        changed = [str(other / "media/codec.py"), str(tree / "media/codec.py")]
+        assert compiled == changed
+        rooms = [item.modules["handlers.room"] for item in (first, second, third)]
+        assert [room.codec.both() for room in rooms] == ["codec 1 tail 1", "codec 2 tail 1", "codec 1 tail 1"]
+        assert second.step.__code__.co_filename == str(other / "__init__.py")
+        assert rooms[1].Room is not rooms[0].Room
+        assert second.step.__globals__ is vars(second.modules[""])
+    finally:
+        for release in (first, second, third):
+            release.discard()

@@ -23,9 +23,11 @@ ORIGIN = "https://player.example"
 
 
 @contextlib.asynccontextmanager
-async def browser() -> AsyncIterator[aiohttp.ClientSession]:
+async def browser(
+    version: aiohttp.HttpVersion = aiohttp.HttpVersion11,
+) -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(20), headers={"Origin": ORIGIN}
+        timeout=aiohttp.ClientTimeout(20), headers={"Origin": ORIGIN}, version=version
     ) as session:
         yield session
 
@@ -166,6 +168,43 @@ async def test_when_the_grace_period_is_over_viewers_are_told_and_closed(end: st
         await player.close()
         await publisher.close()
         await streamd.until(lambda status: status["sessions"] == [], "the broadcast is gone")
+
+
+async def test_players_over_http_tell_the_end_of_the_broadcast_from_a_cut() -> None:
+    async with running(publisher_grace=1.0) as streamd, browser(aiohttp.HttpVersion10) as old:
+        publisher = await rtmp_client.publish(streamd.rtmp, "end")
+        camera = Camera()
+        await shoot(publisher, camera, 0.4)
+        url = streamd.flv_url("end")
+        flat = asyncio.create_task(played_to_the_end(old, url))
+        player = asyncio.create_task(ffmpeg(url))
+        await shoot(publisher, camera, 2)
+        await publisher.close()
+        assert await player == (0, "")
+        tags, rest = await flat
+        seen = frames(tags)
+        assert (rest, missing(seen), seen[0].number, seen[-1].number) == (0, [], 0, camera.made - 1)
+
+
+async def test_a_server_that_dies_is_no_end_of_the_broadcast() -> None:
+    async with running() as streamd, browser() as session:
+        publisher = await rtmp_client.publish(streamd.rtmp, "cut")
+        await shoot(publisher, Camera(), 0.4)
+        url = streamd.flv_url("cut")
+        flat = asyncio.create_task(played_to_the_end(session, url))
+        await streamd.until(lambda status: status["sessions"][0]["viewers"] == 1, "it watches")
+        await streamd.kill()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await flat
+        await publisher.close()
+
+
+async def ffmpeg(url: str) -> tuple[int | None, str]:
+    """Exit status and complaints of an FFmpeg that plays to the end."""
+    words = ("ffmpeg", "-nostdin", "-v", "error", "-i", url, "-c", "copy", "-f", "null", "-")
+    process = await asyncio.create_subprocess_exec(*words, stderr=asyncio.subprocess.PIPE)
+    _, said = await asyncio.wait_for(process.communicate(), 30)
+    return process.returncode, said.decode(errors="replace")
 
 
 async def ws_to_the_end(socket: Any) -> tuple[int, int]:

@@ -68,3 +68,17 @@ async def test_a_browser_on_the_page_shows_a_moving_picture_and_the_title():
             status = await streamd.status()
             assert status["sessions"][0]["viewers_by"]["flv"] == 1
             assert status["sessions"][0]["title"] == TITLE
+
+
+async def test_a_browser_plays_what_it_has_loaded_when_the_broadcast_ends():
+    async with running(publisher_grace=0.0) as streamd, chromium() as browser:
+        await browser.open(streamd.page_url("last"))
+        words = ("-v", "error", "-re", *PICTURE, "-t", "8", *CODECS, "-f", "flv", streamd.rtmp_url("last"))
+        async with program("ffmpeg", *words) as encoder:
+            await browser.until("document.querySelector('video').currentTime > 0.5", "the picture moves")
+            await browser.evaluate(
+                "document.querySelector('video').addEventListener('ended', () => { window.whole = true; })"
+            )
+            assert await encoder.wait() == 0
+        await browser.until("document.querySelector('main').dataset.state === 'ended'", "it says so")
+        assert await browser.evaluate("window.whole") is True

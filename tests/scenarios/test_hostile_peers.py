@@ -24,7 +24,8 @@ from tests.rtmp_client import amf
 from tests.scenarios.camera import STEP, Camera, gaps, missing, shoot
 from tests.scenarios.harness import Streamd, eventually, running
 from tests.scenarios.test_field_rows import MB, resident, until_seen
-from tests.scenarios.viewers import watching
+from tests.scenarios.throttle import ROOM
+from tests.scenarios.viewers import KINDS, watch, watching
 
 pytestmark = pytest.mark.scenario
 
@@ -404,7 +405,34 @@ async def test_what_is_no_request_ends_its_own_admin_connection() -> None:
             writer.close()
 
 
-# ---- storms -------------------------------------------------------------------------------------------------
+# ---- deaths and storms --------------------------------------------------------------------------------------
+
+
+async def test_viewers_that_die_with_data_waiting_for_them_take_nobody_along() -> None:
+    """They stop reading until the server cannot send any more, and then reset their connections."""
+    async with running() as streamd:
+        publisher, camera = await rtmp_client.publish(streamd.rtmp, "grave"), Camera(rate=8_000_000)
+        await shoot(publisher, camera, 0.4)
+        survivor = watch(streamd, "grave", "rtmp", keep=True)
+        await survivor.until(survivor.frames, "it has begun to watch")
+        async with undisturbed(streamd):
+            for _ in range(3):
+                doomed = [watch(streamd, "grave", kind, room=ROOM) for kind in KINDS for _ in range(4)]
+                for viewer in doomed:
+                    await viewer.until(viewer.frames, "it has begun to watch")
+                    viewer.pause()
+                await shoot(publisher, camera, 1.2)
+                for viewer in doomed:
+                    viewer.ending()
+                    assert viewer.writer is not None
+                    viewer.writer.transport.abort()
+                await shoot(publisher, camera, 0.4)
+                for viewer in doomed:
+                    await viewer.close()
+        seen = await until_seen(survivor, camera.made - 1)
+        assert (survivor.connections, missing(seen), set(gaps(seen))) == (1, [], {STEP})
+        await survivor.close()
+        await publisher.close()
 
 
 async def test_a_storm_of_connections_is_bounded_and_passes() -> None:

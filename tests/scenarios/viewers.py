@@ -160,9 +160,18 @@ class FlvViewer(Viewer):
         writer.write(f"GET /live/{self.name}.flv HTTP/1.1\r\nHost: {self.streamd.http}\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 "), head
+        chunked = b"\r\ntransfer-encoding: chunked\r\n" in head.lower()
         demuxer = flv.Reader()
-        while data := await reader.read(READ):
+        while data := await (_chunk(reader) if chunked else reader.read(READ)):
             self._take(demuxer, data)
+
+
+async def _chunk(reader: asyncio.StreamReader) -> bytes:
+    """The next chunk of the chunked transfer coding (RFC 9112 7.1); b"" is the last."""
+    size = int(await reader.readuntil(b"\r\n"), 16)
+    data = await reader.readexactly(size + 2)
+    assert data.endswith(b"\r\n"), "a chunk that does not end where it should"
+    return data[:-2]
 
 
 class WsViewer(Viewer):

@@ -18,6 +18,7 @@
   let seen = false; // has this page ever shown a picture
   let delay = RETRY_FIRST;
   let timer = 0;
+  let finishing = false; // the broadcast is over, and what has been loaded still plays
   let moved = 0; // when playback last made progress
   let place = 0;
 
@@ -46,6 +47,7 @@
     if (!player) return;
     const old = player;
     player = null;
+    finishing = false;
     old.destroy();
   }
 
@@ -55,6 +57,12 @@
     clearTimeout(timer);
     timer = setTimeout(start, delay);
     delay = Math.min(delay * 2, RETRY_MOST);
+  }
+
+  function finish() {
+    if (!seen) again("waiting");
+    else if (video.paused) again("ended");
+    else finishing = true; // until the video has ended, or stands still
   }
 
   function start() {
@@ -70,7 +78,7 @@
       const missing = info && info.code === 404; // nothing is live under this name
       again(!seen ? "waiting" : missing ? "ended" : "reconnecting");
     });
-    mine.on(mpegts.Events.LOADING_COMPLETE, () => player === mine && again(seen ? "ended" : "waiting"));
+    mine.on(mpegts.Events.LOADING_COMPLETE, () => player === mine && finish());
     mine.on(mpegts.Events.METADATA_ARRIVED, retitle);
     mine.attachMediaElement(video);
     mine.load();
@@ -90,8 +98,9 @@
   }
 
   function watch() {
-    if (!player || video.paused || main.dataset.state !== "playing") return;
-    if (performance.now() - moved > STALL) say("reconnecting");
+    if (!player || performance.now() - moved <= STALL) return;
+    if (finishing) again("ended");
+    else if (!video.paused && main.dataset.state === "playing") say("reconnecting");
   }
 
   function showUnmute() {
@@ -102,6 +111,7 @@
   video.muted = true;
   video.disableRemotePlayback = true; // ManagedMediaSource of iOS asks for it
   video.addEventListener("timeupdate", progress);
+  video.addEventListener("ended", () => finishing && again("ended"));
   video.addEventListener("volumechange", showUnmute);
   unmute.addEventListener("click", () => {
     video.muted = false;

@@ -74,7 +74,7 @@ def test_frames_are_muxed_once_per_format_however_many_watch():
         for form in FORMATS:
             watch(talk, form)
     encoder.send(inter(80))
-    assert [type(command).__name__ for command in talk.last] == ["SendAll"] * 3
+    assert [type(command).__name__ for command in talk.last] == ["SendAll"] * len(FORMATS)
 
 
 def test_a_gop_larger_than_the_ring_makes_a_newcomer_wait_with_all_headers():
@@ -455,7 +455,7 @@ def test_after_a_restart_links_and_state_agree_again():
     talk.restart("live/show", checkpoint)
     assert encoder.closed == "the broadcast was restarted"
     assert unknown.closed == "the broadcast was restarted"
-    assert talk.describe("live/show")["viewers_by"] == {"flv": 1, "ws": 1, "rtmp": 1}
+    assert talk.describe("live/show")["viewers_by"] == {"flv": 2, "ws": 1, "rtmp": 1}
     talk.encoder().publish("show").send(*HEADERS, key(0))
     for viewer in viewers:
         assert viewer.closed is None
@@ -509,8 +509,8 @@ def test_describe_says_what_runs():
             "encoder": "test/1.0",
             "since_ms": 5_000,
         },
-        "viewers": 3,
-        "viewers_by": {"flv": 1, "ws": 1, "rtmp": 1},
+        "viewers": 4,
+        "viewers_by": {"flv": 2, "ws": 1, "rtmp": 1},
         "waiting": 0,
         "video": "h264 320x240",
         "audio": "aac 48000 Hz, 2 channels",
@@ -520,3 +520,17 @@ def test_describe_says_what_runs():
     encoder.hang_up()
     told = talk.describe("live/show")
     assert (told["publisher"], told["bitrate_kbps"], told["video"]) == (None, 0, "")
+
+
+def test_the_bitrate_of_a_silent_publisher_is_0_within_seconds():
+    talk = Talk()
+    encoder = live(talk)
+    for step in range(1, 51):
+        talk.wait(100)
+        encoder.send(inter(step * 100, 12_500))
+    talk.wait(4_000)
+    told = talk.describe("live/show")
+    assert (told["phase"], told["bitrate_kbps"], told["uptime_ms"]) == ("live", 0, 8_000)
+    encoder.send(inter(9_000, 50_000))
+    talk.wait(2_000)
+    assert 100 <= talk.describe("live/show")["bitrate_kbps"] <= 300

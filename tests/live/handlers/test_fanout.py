@@ -32,7 +32,7 @@ PICTURE = Frame("video", "h264", 40, 40, True, b"\0\0\0\x01\x65")
 
 def begin() -> fanout.Fanout:
     fan = fanout.begin(Settings(gop_cache_bytes=1_000))
-    assert fanout.open_rings(fan) == [Ring(group, 1_000, 5_000, 60_000) for group in ("flv", "ws", "rtmp")]
+    assert fanout.open_rings(fan) == [Ring(group, 1_000, 5_000, 60_000) for group in FORMATS]
     assert fanout.open_rings(fan) == []
     return fan
 
@@ -62,9 +62,7 @@ def test_what_is_due_before_a_picture(told, keyed, offers, is_key, kinds):
 def test_a_unit_is_the_same_frame_in_every_format_and_bears_the_key_mark():
     commands = fanout.publish(begin(), Announced(b"m", b"v", b"a"), PICTURE, True)
     assert [(command.group, command.key) for command in commands if isinstance(command, SendAll)] == [
-        ("flv", True),
-        ("ws", True),
-        ("rtmp", True),
+        (group, True) for group in FORMATS
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamd.live.handlers import watch_flv
-from tests.live.handlers.dialogue import HEADERS, KEY, Talk, inter, key, words
+from tests.live.handlers.dialogue import HEADERS, KEY, Talk, again, inter, key, watch, words
 
 
 def show(**settings):
@@ -24,14 +24,74 @@ def test_an_flv_answer_may_be_read_from_any_origin_and_is_not_stored():
     assert viewer.flv().startswith(b"FLV\x01\x05")
 
 
-def test_head_has_the_same_headers_and_no_stream():
+def test_the_head_is_a_chunk_and_so_is_each_unit():
+    talk, encoder = show()
+    viewer = talk.get("/live/show.flv")
+    assert viewer.headers["Transfer-Encoding"] == "chunked"
+    head, unit = viewer.chunks()
+    assert (head[:3], unit[0]) == (b"FLV", 18)
+    encoder.send(inter(40), inter(80))
+    assert [chunk[0] for chunk in viewer.chunks()[2:]] == [9, 9]
+    assert not viewer.ended()
+
+
+def test_over_http_1_0_it_is_the_same_without_chunks():
+    talk, encoder = show()
+    encoder.send(inter(40))
+    older, newer = watch(talk, "flv.raw"), watch(talk, "flv")
+    encoder.send(inter(80), key(120))
+    assert "Transfer-Encoding" not in older.headers
+    assert older.link.out.startswith(b"FLV\x01\x05")
+    assert older.media() == newer.media()
+    assert talk.describe("live/show")["viewers_by"] == {"flv": 2, "ws": 0, "rtmp": 0}
+    older.hang_up()
+    assert talk.describe("live/show")["viewers"] == 1
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_the_last_chunk_comes_with_the_end_of_the_broadcast(joined):
+    talk = Talk(publisher_grace=1)
+    encoder = talk.encoder().publish("show").send(*HEADERS, *([key(0)] if joined else []))
+    viewer, older = watch(talk, "flv"), watch(talk, "flv.raw")
+    encoder.hang_up()
+    assert not viewer.ended()
+    talk.wait(1_000)
+    assert (viewer.closed, viewer.ended()) == ("The broadcast has ended.", True)
+    assert (older.closed, older.flv()) == (viewer.closed, viewer.flv())
+
+
+def test_the_last_chunk_comes_when_the_server_stops():
     talk, _ = show()
-    head, viewer = talk.request("HEAD", "/live/show.flv"), talk.get("/live/show.flv")
+    viewer = talk.get("/live/show.flv")
+    talk.stop()
+    assert (viewer.closed, viewer.ended()) == ("The server is stopping.", True)
+
+
+@pytest.mark.parametrize("cut", ["too slow", "crash", "restart"])
+def test_a_viewer_that_is_cut_off_gets_no_last_chunk(cut):
+    talk, _ = show()
+    before = again(talk.sessions["live/show"])
+    viewer = talk.get("/live/show.flv")
+    if cut == "too slow":
+        talk.close(viewer.link, "too slow: behind for 60 s")
+    elif cut == "crash":
+        talk.end("live/show", "crashed more than 5 times in 10 s")
+    else:
+        talk.restart("live/show", before)
+    assert viewer.closed
+    assert not viewer.ended()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_head_has_the_same_headers_and_no_stream(version):
+    talk, _ = show()
+    head = talk.request("HEAD", "/live/show.flv", version=version)
+    viewer = talk.request("GET", "/live/show.flv", version=version)
     assert head.status == 200
     assert head.headers == viewer.headers
     assert not head.link.response.stream
     assert head.closed == "answered"
-    assert head.flv() == b""
+    assert head.link.out == b""
     assert talk.describe("live/show")["viewers"] == 1
 
 
@@ -76,6 +136,13 @@ def test_an_upgrade_that_is_none_is_refused(change, sentence):
     assert viewer.status == 426
     assert viewer.headers["Sec-WebSocket-Version"] == "13"
     assert sentence in viewer.body
+
+
+def test_an_upgrade_over_http_1_0_is_ignored():
+    talk, _ = show()
+    headers = {"upgrade": "websocket", "sec-websocket-key": KEY, "sec-websocket-version": "13"}
+    viewer = talk.request("GET", "/live/show.flv", headers, version="1.0")
+    assert (viewer.status, viewer.flv()[:3]) == (200, b"FLV")
 
 
 def test_an_upgrade_of_nothing_is_404_before_the_upgrade():
