@@ -259,9 +259,9 @@ class Link:
         """End politely: what was sent goes out first, within the linger time. The owner hears `lost` now."""
         if self.doomed:
             return
-        self.doomed = True
         if self.group is not None:
             self.group.leave(self)
+        self.doomed = True
         owner, self.owner = self.owner, None
         if self.exchange is not None:
             self.exchange.drop()
@@ -291,9 +291,9 @@ class Link:
 
     def fail(self, reason: str) -> None:
         """End at once: the connection is gone or its peer is beyond politeness."""
+        self.doomed = True
         if self.group is not None:
             self.group.leave(self)
-        self.doomed = True
         self._shut()
         owner, self.owner = self.owner, None
         if owner is not None:
@@ -408,9 +408,19 @@ class Group:
         self.net.schedule(self)
 
     def leave(self, link: Link) -> None:
+        """End a membership. Units that came before still go out, for a large audience is served some time later;
+        only a member so far behind that they are more than may be pending loses them."""
         self.members.pop(link, None)
         link.group = None
-        if link.out and not link.doomed:
+        if link.doomed:
+            return
+        if link.cursor >= self.base:
+            units = self.units[link.cursor - self.base :]
+            size = sum(map(len, units))
+            if link.pending + size <= self.net.limits.max_pending:
+                link.out.extend(units)
+                link.pending += size
+        if link.out:
             link._watch()
 
     # ---- the pump
@@ -525,6 +535,7 @@ class Group:
         elif now - link.caught_up > self.max_slow:
             reason = f"too slow: behind for {(now - link.caught_up) / 1000:.0f} s"
             log.info("%s: %s closed: %s", self.owner.name, link.peer, reason)
+            link.cursor = -1  # what it has not got it would not get now
             link.close(reason)
         else:
             self.dirty = True

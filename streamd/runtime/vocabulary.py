@@ -154,7 +154,7 @@ class Join(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """End a membership after the unit that is being sent; the link stays open."""
+    """End a membership after the units sent to the group so far; what is sent to the link now follows them."""
 
     link: int
     group: str

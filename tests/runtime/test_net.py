@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -269,6 +270,35 @@ async def test_a_member_that_leaves_or_changes_group_still_gets_the_rest_of_its_
         assert not [item for item in got if item.startswith("torn")]
         assert got[-1] == "end"
         link.fail("done")
+
+
+@pytest.mark.parametrize("how", ["leaves", "is closed"])
+async def test_whoever_goes_before_the_pump_has_come_still_gets_what_the_group_was_sent(bench, how):
+    desk = bench(flush_few_ms=60_000.0, flush_many_ms=60_000.0)
+    group = desk.group()
+    link, peer = desk.link()
+    group.join(link, b"", "next")
+    group.last_pump = time.monotonic()  # the next visit is a minute away
+    for number in range(3):
+        group.append(unit(number), number == 0)
+    if how == "leaves":
+        group.leave(link)
+        link.send(b"goodbye\n")
+    link.close("over")
+    told = ["0", "1", "2", "goodbye"] if how == "leaves" else ["0", "1", "2"]
+    assert numbers(await desk.read(peer)) == told
+
+
+async def test_whoever_is_further_behind_than_may_be_pending_goes_without_the_rest(bench):
+    desk = bench(max_pending=3 * UNIT)
+    group = desk.group()
+    link, peer = desk.link()
+    group.join(link, b"", "next")
+    for number in range(5):
+        group.append(unit(number), number == 0)
+    group.leave(link)
+    link.close("over")
+    assert numbers(await desk.read(peer)) == []
 
 
 async def test_a_member_that_lags_skips_to_the_latest_key_after_the_unit_that_is_half_sent(bench):

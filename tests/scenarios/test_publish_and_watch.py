@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -127,8 +126,7 @@ async def play_pyav(url: str) -> list[Packet]:
 
 def read_with_pyav(url: str) -> list[Packet]:
     found = []
-    with av.open(url) as file, contextlib.suppress(OSError):
-        # the end of a response without a length is an input/output error to FFmpeg
+    with av.open(url) as file:
         for packet in file.demux():
             if packet.dts is not None and packet.pts is not None:  # the last one, which is empty, has neither
                 found.append(Packet(packet.stream.type, packet.dts, packet.pts, sha(bytes(packet))))

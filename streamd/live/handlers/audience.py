@@ -207,10 +207,9 @@ def feed_socket(
     audience: Audience, fan: Fanout, link: int, socket: watch_flv.Socket, data: bytes, now: int
 ) -> list[Command]:
     answer, closed = watch_flv.feed(socket, data, now)
-    commands: list[Command] = [Send(link, answer)] if answer else []
     if closed:
-        commands += [*forget(audience, fan, link), Close(link, "closed by the viewer")]
-    return commands
+        return [*forget(audience, fan, link), *say_goodbye(link, "ws", answer, "closed by the viewer")]
+    return [Send(link, answer)] if answer else []
 
 
 def ping_all(audience: Audience, fan: Fanout, now: int) -> list[Command]:
@@ -263,17 +262,23 @@ def dismiss(audience: Audience, going_away: bool, sentence: str) -> list[Command
     commands: list[Command] = []
     for link, viewer in audience.rtmp.items():
         rtmp.play_stopped(viewer.peer, "NetStream.Play.UnpublishNotify", sentence)
-        commands += [Send(link, rtmp.take_output(viewer.peer)), Close(link, sentence)]
+        commands += say_goodbye(link, viewer.group, rtmp.take_output(viewer.peer), sentence)
     for link in audience.ws:
-        commands += [Send(link, watch_flv.farewell(going_away, sentence)), Close(link, sentence)]
+        commands += say_goodbye(link, "ws", watch_flv.farewell(going_away, sentence), sentence)
     for link in audience.flv:
-        commands += [Send(link, http_chunked.LAST), Close(link, sentence)]
+        commands += say_goodbye(link, "flv", http_chunked.LAST, sentence)
     commands += [Close(link, sentence) for link in audience.raw]
     for link, item in audience.waiting.items():
         commands += refuse(link, item.guest, sentence)
     for table in (audience.flv, audience.raw, audience.ws, audience.rtmp, audience.pending, audience.waiting):
         table.clear()
     return commands
+
+
+def say_goodbye(link: int, group: str, last: bytes, sentence: str) -> list[Command]:
+    """Close a viewer with `last` as its last bytes: after everything that its group was sent."""
+    leave: list[Command] = [Leave(link, group)] if group else []
+    return [*leave, Send(link, last), Close(link, sentence)]
 
 
 def reconcile(audience: Audience, fan: Fanout, links: frozenset[int], now: int) -> list[Command]:
