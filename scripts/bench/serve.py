@@ -50,10 +50,12 @@ def ring_bell() -> int:
         return ear
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.close(ear)
+    os.set_blocking(mouth, False)
     measure.pin(-1)
     while True:
         time.sleep(TICK)
-        os.write(mouth, STAMP.pack(time.monotonic()))
+        with contextlib.suppress(BlockingIOError):  # nobody has listened for some seconds
+            os.write(mouth, STAMP.pack(time.monotonic()))
 
 
 class Probe:
@@ -64,7 +66,9 @@ class Probe:
         self.stalls: list[float] = []
 
     def start(self) -> None:
-        self._read()
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._bell, 65_536):
+                pass
         self.stalls.clear()
         asyncio.get_running_loop().add_reader(self._bell, self._read)
 

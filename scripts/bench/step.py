@@ -154,7 +154,7 @@ def memory(count: int, place: Path) -> dict[str, float]:
         with running("publishers", publishers) as encoders:
             encoders.hear(120)
             settle(server, "sessions", count)
-            grown["a broadcast and its publisher, with half a second in three rings"] = (
+            grown["a broadcast and its publisher, with half a second in four rings"] = (
                 server.resident() - before
             ) / count
             request = b"GET /live/bench-idle1.flv HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

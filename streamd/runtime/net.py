@@ -29,6 +29,12 @@ from streamd.runtime.vocabulary import Congested, Data, Drained, Event
 log = logging.getLogger("streamd")
 
 READ_SIZE = 65_536
+FIRST_READ = 8_192
+LEAST_READ = 1_024
+LONG_STEP, SHORT_STEP = (
+    0.004,
+    0.001,
+)  # s: after the one a link is read in smaller pieces, after the other in larger
 REST_BYTES = 32_768  # of a publisher that may wait unread: half of what a sender's first window allows
 READS_PER_LOOK = 4
 ACCEPTS_PER_WAKE = 64  # a storm of newcomers must not starve those already here
@@ -105,6 +111,7 @@ class Link:
         "owner",
         "peer",
         "pending",
+        "read_size",
         "received",
         "sent",
         "sock",
@@ -129,6 +136,7 @@ class Link:
         self.doomed = False
         self.sent = 0
         self.received = 0
+        self.read_size = FIRST_READ
 
     # ---- reading
 
@@ -156,9 +164,10 @@ class Link:
     def _look(self) -> None:
         size = 0
         for _ in range(READS_PER_LOOK):
+            room = self.read_size
             got = self._read() if self.sock is not None else 0
             size += got
-            if got < READ_SIZE:
+            if got < room or room < READ_SIZE // 2:  # all that was there, or a peer whose bytes are much work
                 break
         if self.sock is None:
             return
@@ -169,10 +178,14 @@ class Link:
             self.net.loop.add_reader(self.sock.fileno(), self._readable)
 
     def _read(self) -> int:
-        """Take what is there, at most READ_SIZE bytes; gives how many."""
+        """Take what is there, at most READ_SIZE bytes; gives how many.
+
+        What one read may cost everybody else is bounded by its size: a flood of tiny messages is read a little at
+        a time.
+        """
         assert self.sock is not None
         try:
-            data = self.sock.recv(READ_SIZE)
+            data = self.sock.recv(self.read_size)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -184,7 +197,13 @@ class Link:
             self.fail("closed by peer")
         elif not self.doomed and self.owner is not None:
             self.received += len(data)
-            self.owner.deliver(Data(now_ms(), self.number, data))
+            started = monotonic()
+            self.owner.deliver(Data(int(started * 1000), self.number, data))
+            took = monotonic() - started
+            if took > LONG_STEP:
+                self.read_size = max(LEAST_READ, len(data) // 2)
+            elif took < SHORT_STEP and len(data) == self.read_size < READ_SIZE:
+                self.read_size *= 2
         return len(data)
 
     # ---- writing

@@ -15,6 +15,9 @@ import pytest
 import uvloop
 
 from streamd.runtime.net import (
+    FIRST_READ,
+    LEAST_READ,
+    LONG_STEP,
     READ_SIZE,
     VISITS,
     Group,
@@ -529,6 +532,27 @@ async def test_bytes_come_in_at_most_64_kib_at_a_time_and_the_end_is_told(bench)
     assert at.ear.reasons == ["closed by peer"]
     assert link.received == 300_000
     assert not at.net.links
+
+
+async def test_a_peer_whose_bytes_are_much_work_is_read_in_small_pieces(bench):
+    at = bench()
+    link, peer = at.link()
+
+    def toil(_event: Event) -> None:
+        until = time.monotonic() + 2 * LONG_STEP
+        while time.monotonic() < until:
+            pass
+
+    at.ear.react = toil
+    sending = asyncio.create_task(at.loop.sock_sendall(peer, b"x" * 40_000))
+    await until(lambda: link.received == 40_000)
+    await sending
+    sizes = [len(event.data) for event in at.ear.events]
+    assert (sizes[0], sizes[-2]) == (FIRST_READ, LEAST_READ)
+    at.ear.react = lambda event: None
+    await at.loop.sock_sendall(peer, b"x" * 1_000_000)
+    await until(lambda: link.received == 1_040_000)
+    assert max(len(event.data) for event in at.ear.events) > FIRST_READ
 
 
 async def test_a_peer_that_does_not_read_is_cut_off_at_the_bound(bench):
