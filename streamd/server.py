@@ -27,7 +27,7 @@ from streamd.drivers.watch import watch
 from streamd.runtime.admin import Admin
 from streamd.runtime.net import Limits, Link, Net, now_ms
 from streamd.runtime.release import ReleaseError
-from streamd.runtime.session import Sessions
+from streamd.runtime.session import YOUNG, Sessions
 from streamd.runtime.store import Store
 from streamd.runtime.supervisor import CrashReports, Supervisor
 from streamd.runtime.trace import Counters
@@ -38,11 +38,9 @@ log = logging.getLogger("streamd")
 
 LIVE = Path(str(files("streamd").joinpath("live")))
 SPECIMENS = ("door/0", "live/specimen")
-GC_THRESHOLDS = (
-    5_000,
-    1,
-    100_000,
-)  # full collections are the longest stall there is: rare, and never in a move
+# Young things are looked at every second and in every slice of a move; these are for what grows faster. A full
+# collection is the longest stall there is: every few hours with thousands of sessions, and never in a move.
+GC_THRESHOLDS = (5_000, 1, 1_000_000)
 
 
 class Server:
@@ -99,6 +97,9 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
+        self.upgrades.store.lock()
+        if not Path(self.config.server.patches).is_dir():
+            log.warning("the patches directory %s is not there yet", self.config.server.patches)
         for warning in self.upgrades.boot():
             log.warning("%s", warning)
         await self.admin.open()
@@ -141,6 +142,7 @@ class Server:
         while True:
             await asyncio.sleep(1.0)
             self.counters.say()
+            gc.collect(YOUNG)
 
     def _status(self) -> str:
         broadcasts = len(self.sessions.listed(doors=False))
@@ -212,7 +214,10 @@ def main(path: Path | None, **flags: str | None) -> None:
         with asyncio.Runner(loop_factory=factory) as runner:
             sys.exit(runner.run(_serve(config)))
     except (OSError, ReleaseError) as error:
-        print(f"streamd: cannot start: {error}", file=sys.stderr)
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print(f"streamd: cannot start: {reason}", file=sys.stderr)
         sys.exit(1)
 
 

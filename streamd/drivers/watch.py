@@ -6,6 +6,7 @@ user; it has no way of its own to a release.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -28,15 +29,13 @@ async def watch(root: Path, mode: str, upgrades: Upgrades) -> None:
         for path in sorted(
             {path for change, path in changes if change != Change.deleted and _is_patch(path)}
         ):
-            try:
+            with contextlib.suppress(Refusal):  # said in the log by whoever refused
                 if mode == "load":
                     if _loaded_last(Path(path).name, upgrades):
                         await upgrades.rollback(None, by, _silent)
                     await upgrades.load([path], str(root), by, _silent)
                 else:
                     await upgrades.check([path], str(root), by, _silent)
-            except Refusal as error:
-                log.warning("%s: refused at %s: %s", Path(path).name, error.stage, error)
 
 
 def _loaded_last(name: str, upgrades: Upgrades) -> bool:

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def find(paths: Sequence[str], cwd: str, root: Path) -> list[Path]:
     `*.py` in it. Raises PatchError where nothing is found or something lies outside `root`."""
     files: list[Path] = []
     root = root.resolve()
+    paths = [given for given in paths if given]
     for given in paths:
         tried = [
             Path(cwd, given),
@@ -233,10 +234,11 @@ def merge(patches: Sequence[Patch], texts: Mapping[str, str], versions: Mapping[
     `texts` and `versions` are those of the running release. Raises PatchError where one does not fit.
     """
     merged: dict[str, str] = {}
-    for patch in patches:
+    for place, patch in enumerate(patches):
         if patch.module in merged:
+            other = next(item for item in patches[:place] if item.module == patch.module)
             raise PatchError(
-                f"{patch} and another file of this load both patch {patch.module}; make them one", "merge"
+                f"{other} and {patch} both patch {patch.module}; load one, or make them one", "merge"
             )
         merged[patch.module] = _merge_one(patch, texts, versions)
     known = frozenset(texts) | frozenset(merged)
@@ -244,6 +246,8 @@ def merge(patches: Sequence[Patch], texts: Mapping[str, str], versions: Mapping[
         # the file first, whose lines are the author's; then what it makes of the module
         check_live_source(patch.module, patch.text, patch.path, known)
         check_live_source(patch.module, merged[patch.module], f"{patch.module} with {patch}", known)
+        if patch.kind == "AMENDS" and all(_bound(node) == ["VERSION"] for node in _definitions(patch)):
+            raise PatchError(f"{patch} changes nothing: it defines nothing besides VERSION", "merge")
     return merged
 
 
@@ -303,22 +307,23 @@ def _amended(patch: Patch, base: str) -> str:
     body = _tree(patch.module, base).body
     spans = _spans(patch.module, body, lines)
     imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
-    known = {ast.unparse(node) for node in imports}
+    known = {name for node in imports for name in _imported(node)}
     old = {name: node for node in body for name in _bound(node)}
     edits: dict[int, tuple[int, str]] = {}  # first line -> (line after, new text); lines count from 0
     for name, node in old.items():
         if MIGRATIONS.fullmatch(name):
             first, after = spans[id(node)]
             edits[first] = after, ""
-    fresh_imports, fresh = "", ""
+    fresh = ""
+    fresh_imports = {True: "", False: ""}  # of streamd, of the standard library
     patch_spans = _spans(patch.path, patch.tree.body, patch_lines)
     definitions = list(_definitions(patch))
     _check_names(patch, definitions, old)
     for node in definitions:
         text = "".join(patch_lines[slice(*patch_spans[id(node)])]).rstrip("\n") + "\n"
         if isinstance(node, ast.Import | ast.ImportFrom):
-            if ast.unparse(node) not in known:
-                fresh_imports += text
+            if wanted := _without(node, known):
+                fresh_imports[_ours(node)] += text if wanted is node else f"{ast.unparse(wanted)}\n"
             continue
         namesakes = {id(old[name]): old[name] for name in _bound(node) if name in old}
         if not namesakes:
@@ -328,16 +333,41 @@ def _amended(patch: Patch, base: str) -> str:
             first, after = spans[namesake]
             edits[first] = after, (fresh + _spaced(node, text)).strip("\n") + "\n" if not place else ""
         fresh = ""
-    if fresh_imports:
-        docstring = [node for node in body[:1] if isinstance(node, ast.Expr)]
-        last = max(map(_after, (*docstring, *imports)), default=0)
-        after, text = edits.get(last, (last, ""))
-        edits[last] = after, fresh_imports + text
+    docstring = [node for node in body[:1] if isinstance(node, ast.Expr)]
+    for ours, lines_of in fresh_imports.items():
+        if lines_of:
+            above = [node for node in imports if ours or not _ours(node)]
+            last = max(map(_after, (*docstring, *above)), default=0)
+            after, text = edits.get(last, (last, ""))
+            edits[last] = after, lines_of + text
     parts, done = [], 0
     for first, (after, text) in sorted(edits.items()):
         parts += ["".join(lines[done:first]), text]
         done = after
     return _joined([*parts, "".join(lines[done:]), "\n" + fresh if fresh else ""])
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str | None]]:
+    """(module, name, as) of each name that a statement imports."""
+    module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+    for item in node.names:
+        yield module, item.name, item.asname
+
+
+def _without(
+    node: ast.Import | ast.ImportFrom, known: Collection[tuple[str, str, str | None]]
+) -> ast.Import | ast.ImportFrom | None:
+    """The statement without what is imported already; None if nothing is left."""
+    left = [item for item, name in zip(node.names, _imported(node), strict=True) if name not in known]
+    if len(left) == len(node.names):
+        return node
+    if not left:
+        return None
+    return ast.ImportFrom(node.module, left, 0) if isinstance(node, ast.ImportFrom) else ast.Import(left)
+
+
+def _ours(node: ast.Import | ast.ImportFrom) -> bool:
+    return any((module or name).partition(".")[0] == "streamd" for module, name, _ in _imported(node))
 
 
 def _check_names(patch: Patch, definitions: Sequence[ast.stmt], old: Mapping[str, ast.stmt]) -> None:

@@ -9,6 +9,7 @@ code exists, which is the stable point that makes everything in `upgrade` possib
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Container, Iterator
@@ -50,6 +51,10 @@ log = logging.getLogger("streamd")
 DOOR = "door/"
 CRASHES_BEFORE_RESTART = 3  # within the intensity's period; then the session goes back to its checkpoint
 CHECKPOINT_SLICE = 0.001
+# Generation: a collection up to it looks at what was made since the last one, and that is old from then on. It is
+# asked for wherever old things are replaced by as many new ones: the collector itself counts what was made less what
+# has gone, sleeps through all of that, and then looks at everything at once, for 100 ms at 5,000 sessions.
+YOUNG = 1
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -486,5 +491,6 @@ class Sessions:
                 except StateError as error:
                     self.counters.count(session.name, f"no checkpoint: {error}")
             if monotonic() - started > CHECKPOINT_SLICE:
+                gc.collect(YOUNG)
                 yield
                 started = monotonic()

@@ -10,6 +10,8 @@ The rule this file keeps: a file is whole or absent. Everything is written besid
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -46,6 +48,15 @@ class Store:
         self._history = root / "history.jsonl"
         for leftover in self.releases.glob("*.new"):  # of a load that was cut off
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def lock(self) -> None:
+        """Keep the directory for this process until it ends. Raises OSError with a sentence if another has it."""
+        self._lock = (self.root / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            sentence = f"another streamd uses {self.root}; stop it, or give this one another --state"
+            raise OSError(errno.EAGAIN, sentence) from error
 
     # ---- releases
 

@@ -29,7 +29,7 @@ from streamd.runtime.migrate import MigrationError
 from streamd.runtime.net import now_ms
 from streamd.runtime.patchfile import Patch, PatchError
 from streamd.runtime.release import Release, ReleaseError, digest, read_tree
-from streamd.runtime.session import BadCommand, Session, Sessions
+from streamd.runtime.session import YOUNG, BadCommand, Session, Sessions
 from streamd.runtime.state import StateError, lift, lower, same
 from streamd.runtime.store import Record, Store
 from streamd.runtime.vocabulary import Tick
@@ -37,9 +37,6 @@ from streamd.runtime.vocabulary import Tick
 log = logging.getLogger("streamd")
 
 Progress = Callable[[str, int, int], Awaitable[None]]
-YOUNG = (
-    1  # generation: a collection up to it looks at what was made since the one before, and at nothing older
-)
 SWITCH_INTERVAL = 0.0005  # s: how long the importing thread may keep the interpreter from the loop
 
 
@@ -460,6 +457,10 @@ class Upgrades:
         self._resumed(copy, session, target)
         if not back:
             return
+        try:
+            target.describe(copy)
+        except Exception as error:
+            raise BadCommand(f"describe() of the new code raised {type(error).__name__}: {error}") from error
         returned = lower(lift(changed, target.record))
         for step in home:
             returned = migrate.apply(returned, step)

@@ -11,11 +11,12 @@ import asyncio
 import difflib
 import os
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
 
 from streamd.runtime.admin import Caller, Verb
-from streamd.runtime.net import describe_link
+from streamd.runtime.net import describe_link, now_ms
 from streamd.runtime.release import Release, read_tree
 from streamd.runtime.session import Session, Sessions
 from streamd.runtime.supervisor import plain
@@ -186,12 +187,19 @@ class Verbs:
             "state": " ".join([*words, *(["kept"] if number == kept else [])]),
             "parent": record.parent,
             "sessions": len(self.sessions.pinned(held)) if held is not None else 0,
-            "modules": {name: to for name, (_, to) in record.modules.items()},
+            "modules": self._patched(number),
             "patches": [item["name"] for item in record.patches],
             "by": record.by,
             "at": record.at,
             "sha256": record.sha256,
         }
+
+    def _patched(self, number: int) -> dict[str, int]:
+        """The modules in which a release differs from the shipped code, with their versions."""
+        modules: dict[str, int] = {}
+        for step in reversed(self.upgrades._ancestors(number)):
+            modules |= {name: to for name, (_, to) in self.upgrades._record(step).modules.items()}
+        return modules
 
     def _session(self, session: Session) -> dict[str, Any]:
         try:
@@ -218,7 +226,12 @@ class Verbs:
 
     async def trace(self, args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
         session = self._named(args.get("name"))
-        return {"name": session.name, "steps": session.trace.steps, "events": session.trace.told()}
+        offset = datetime.now().astimezone() - timedelta(milliseconds=now_ms())
+        events = [
+            {**event, "at": (offset + timedelta(milliseconds=event["at"])).isoformat(timespec="milliseconds")}
+            for event in session.trace.told()
+        ]
+        return {"name": session.name, "steps": session.trace.steps, "events": events}
 
     def _named(self, name: Any) -> Session:
         for key in (str(name), f"live/{name}"):

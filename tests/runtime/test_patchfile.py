@@ -110,7 +110,6 @@ def test_text_inside_the_module_is_left_alone():
     [
         ("import struct", 1),
         ("import binascii", 1),
-        ("from streamd.runtime.state import field, state", 1),
         ("from streamd.runtime.state import state", 1),
     ],
 )
@@ -118,6 +117,20 @@ def test_imports_are_added_once_after_those_of_the_base(line, times):
     text = amended(f"{line}\n\nSIZE = 5\n")
     assert text.splitlines().count(line) == times
     assert text.index(line) < text.index("VERSION")
+
+
+def test_of_an_import_only_what_is_new_is_added_among_its_own_kind():
+    text = amended("import zlib\nfrom streamd.runtime.state import field, state\n\nSIZE = 5\n")
+    assert (
+        "import struct\nimport zlib\nfrom streamd.runtime.state import state\nfrom streamd.runtime.state import field\n"
+        in text
+    )
+
+
+def test_a_patch_without_a_definition_is_refused():
+    texts = {"": "VERSION = 1\n", "media": "", "media.box": BASE}
+    with pytest.raises(PatchError, match=r"a.py changes nothing: it defines nothing besides VERSION"):
+        merge([patch_of('AMENDS = "media.box@1"\nVERSION = 2\n', "a.py")], texts, versions_of(texts))
 
 
 def test_an_import_is_not_lost_where_a_replaced_definition_follows_at_once():
@@ -212,7 +225,7 @@ def test_a_patch_that_does_not_fit_is_refused(text, sentence):
 def test_two_files_of_a_load_may_not_patch_one_module():
     texts = {"": "VERSION = 1\n", "media": "", "media.box": BASE}
     two = [patch_of('AMENDS = "media.box@1"\nVERSION = 2\n', name) for name in ("a.py", "b.py")]
-    with pytest.raises(PatchError, match=r"b.py and another file of this load both patch media.box"):
+    with pytest.raises(PatchError, match=r"a.py and b.py both patch media.box; load one, or make them one"):
         merge(two, texts, versions_of(texts))
 
 

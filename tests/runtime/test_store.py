@@ -97,3 +97,10 @@ def test_a_torn_line_is_passed_over_and_takes_no_other_with_it(store, torn):
 def test_every_history_line_is_one_line(store):
     store.note(verb="load", text="a\nb")
     assert json.loads((store.root / "history.jsonl").read_text())["text"] == "a\nb"
+
+
+def test_a_directory_serves_one_process_at_a_time(tmp_path):
+    first = Store(tmp_path)
+    first.lock()
+    with pytest.raises(OSError, match=r"another streamd uses .*; stop it, or give this one another --state"):
+        Store(tmp_path).lock()

@@ -487,7 +487,7 @@ async def test_resumed_commands_are_carried_out_right_after_the_switch(world):
     assert await client.ask("count") == "4"
     await world.load(text)
     assert await client.hear() == "codec 1 4 True"
-    await world.load(amend("protocol.lines", 1, ""))
+    await world.load(amend("protocol.lines", 1, "MARK = 1\n"))
     assert await client.ask("count") == "6"
 
 

@@ -130,6 +130,8 @@ async def test_a_new_patch_is_ready_to_check(operator, world):
         "#   class Track\n#   def word()\n#   def both()\n#   def tail()\n#   def count(track: Track)\n"
         in text
     )
+    assert "changes nothing" in await operator.refused("check", paths=["codec_fix.py"])
+    Path(first["path"]).write_text(f'{text}\n\ndef tail() -> str:\n    return "another"\n')
     checked = await operator.ask("check", paths=["codec_fix.py"])
     assert checked["modules"] == {"media.codec": [1, 2]}
     for name in (None, "", "streamd.live.", "media", "media.none", 7, ["media.codec"]):

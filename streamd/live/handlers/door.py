@@ -129,12 +129,12 @@ def listen(door: Door, peer: rtmp.Peer, now: int) -> list[Command]:
             case rtmp.Publish(name, _kind, _query):
                 if not NAME.fullmatch(name):
                     rtmp.refuse_publish(peer, "NetStream.Publish.BadName", f"{name!r} {BAD_NAME}")
-                    return part(door, peer, "a bad name to publish")
+                    return part(door, peer, f"asked to publish {name!r}, which is no name")
                 return hand_over(door, peer, RtmpGuest("publish", peer), name, True)
             case rtmp.Play(name, _query, _start):
                 if not NAME.fullmatch(name):
                     rtmp.refuse_play(peer, "NetStream.Play.StreamNotFound", f"{name!r} {BAD_NAME}")
-                    return part(door, peer, "a bad name to play")
+                    return part(door, peer, f"asked to play {name!r}, which is no name")
                 waits = door.settings.wait_for_publisher > 0
                 return hand_over(door, peer, RtmpGuest("play", peer), name, waits)
             case rtmp.Bye():
@@ -157,7 +157,7 @@ def flush(door: Door, peer: rtmp.Peer) -> list[Command]:
 
 def part(door: Door, peer: rtmp.Peer, reason: str) -> list[Command]:
     door.phase = "gone"
-    return [*flush(door, peer), Close(door.link, reason)]
+    return [*flush(door, peer), Log("info", f"closed: {reason}"), Close(door.link, reason)]
 
 
 def hurry(door: Door) -> list[Command]:
