@@ -16,6 +16,7 @@ The wire: a unix stream socket, msgpack maps one after another. One request
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def socket_path(admin: str | None) -> str:
     """Where the server is: the flag, STREAMD_ADMIN, or the first usual place that has a socket."""
     if path := admin or os.environ.get("STREAMD_ADMIN") or find_admin_path(os.environ):
         return path
-    places = ", ".join(admin_paths(os.environ))
+    places = ", ".join(map(shlex.quote, admin_paths(os.environ)))
     raise Unreachable(
         f"No streamd runs here: there is no admin socket at {places}. "
         "Start one (systemctl start streamd, or scripts/run), or say where it is: streamd-ctl --admin PATH."
@@ -86,7 +87,7 @@ def connect(path: str, timeout: float) -> socket.socket:
     except OSError as e:
         why = f"{(e.strerror or str(e)).lower()}. Say where the server's socket is: streamd-ctl --admin PATH."
     connection.close()
-    raise Unreachable(f"{path}: {why}")
+    raise Unreachable(f"{shlex.quote(path)}: {why}")
 
 
 def records(connection: socket.socket, timeout: float) -> Iterator[Answer]:
@@ -262,10 +263,12 @@ def options(command: F) -> F:
     """--admin, --json and --timeout, which every verb takes."""
     said: dict[str, Any] = {"callback": remember, "expose_value": False, "default": None}
     patience = f"How long the server may be silent ({TIMEOUT_SECONDS:g})."
+    # not readable is for connect() to say, which knows what to do about it
+    path = click.Path(readable=False)
     for option in (
         click.option("--timeout", type=click.FloatRange(0.1), metavar="SECONDS", help=patience, **said),
         click.option("--json", is_flag=True, help="Print the whole answer as one JSON object.", **said),
-        click.option("--admin", type=click.Path(), metavar="PATH", help="The server's admin socket.", **said),
+        click.option("--admin", type=path, metavar="PATH", help="The server's admin socket.", **said),
     ):
         command = option(command)
     return command
@@ -279,6 +282,8 @@ def cli(ctx: click.Context) -> None:
     """Watch and patch a running streamd.
 
     Exit codes: 0 done; 1 refused or failed, nothing changed; 2 usage; 3 server not reachable.
+
+    Times are local, without the year where it is this one; with --json they are whole and in UTC.
     """
     ctx.ensure_object(Options)
 

@@ -1,7 +1,8 @@
 """What `streamd-ctl` prints for people: tables, details, a coloured diff.
 
 The rules this file keeps: rich is imported when a table is printed and not before, and nothing that a publisher
-or a patch wrote reaches the terminal with control characters or markup in it.
+or a patch wrote reaches the terminal with control characters or markup in it. Times are local, as in the log;
+`--json` has the server's, in UTC.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import click
@@ -26,6 +29,10 @@ JSON_CONTROLS = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
 # wide enough that nothing is cut where a table goes into a file or a pipe
 PIPE_WIDTH = 400
+# a narrower terminal gets columns that stand closer
+ROOMY_WIDTH = 100
+# how far the text below a row is indented, and what the column that folds above it keeps at least
+INDENT, FOLDED_WIDTH = 4, 12
 
 # releases that are only on disk: a long life has many, and `history` tells of all
 SHOWN_STORED = 8
@@ -69,9 +76,9 @@ def status(answer: Answer) -> None:
                 r.get("state"),
                 r.get("sessions"),
                 listed(f"{name}@{to}" for name, to in (r.get("modules") or {}).items()) or "as shipped",
-                listed(os.path.basename(str(patch)) for patch in r.get("patches") or ()),
+                quoted(os.path.basename(str(patch)) for patch in r.get("patches") or ()),
                 user(r.get("by")),
-                r.get("at"),
+                moment(r.get("at")),
             )
             for r in releases
             if r not in forgotten
@@ -135,7 +142,7 @@ def trace(answer: Answer) -> None:
     table(
         ("AT", "EVENT", "LINK", "BYTES", "COMMANDS"),
         (
-            (e.get("at"), e.get("kind"), e.get("link"), e.get("size"), listed(e.get("commands")))
+            (clock(e.get("at")), e.get("kind"), e.get("link"), e.get("size"), listed(e.get("commands")))
             for e in events
         ),
     )
@@ -152,22 +159,25 @@ def diff(answer: Answer) -> None:
 
 
 def history(answer: Answer) -> None:
-    table(
-        ("AT", "BY", "VERB", "PATHS", "RESULT", "RELEASE", "SHA256", "TEXT"),
+    """A line for each entry, and its text at the end of it, or on a terminal below it."""
+    heads = ("AT", "BY", "VERB", "PATHS", "RESULT", "RELEASE", "SHA256", "TEXT")
+    rows = [
         (
-            (
-                e.get("at"),
-                user(e),
-                e.get("verb"),
-                listed(e.get("paths")),
-                e.get("result"),
-                e.get("release"),
-                str(e.get("sha256") or "")[:12],
-                e.get("text"),
-            )
-            for e in answer.get("entries") or ()
-        ),
-    )
+            moment(e.get("at")),
+            user(e),
+            e.get("verb"),
+            quoted(e.get("paths") or ()),
+            e.get("result"),
+            e.get("release"),
+            str(e.get("sha256") or "")[:12],
+            e.get("text"),
+        )
+        for e in answer.get("entries") or ()
+    ]
+    if sys.stdout.isatty():
+        table_with_text_below(heads, rows, folded=heads.index("PATHS"))
+    else:
+        table(heads, rows)
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------
@@ -178,20 +188,59 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    seen = sys.stdout.isatty()
+    console = Console(width=None if seen else PIPE_WIDTH, highlight=False)
+    made = Table(box=None, pad_edge=False, padding=(0, gap(console.width), 0, 0), header_style="bold")
     for head in heads:
-        made.add_column(head, overflow="fold", no_wrap=not sys.stdout.isatty())
+        made.add_column(head, overflow="fold", no_wrap=head == "AT" or not seen)
     for row in rows:
         # Text, and not str: "[red]" in a title is no markup
-        made.add_row(*(Text("-" if cell in (None, "") else clean(str(cell))) for cell in row))
-    if sys.stdout.isatty():
-        Console(highlight=False).print(made)
+        made.add_row(*map(Text, cells(row)))
+    if seen:
+        console.print(made)
         return
-    console = Console(width=PIPE_WIDTH, highlight=False)
     with console.capture() as capture:
         console.print(made)
     for line in capture.get().splitlines():
         click.echo(line.rstrip())  # a file or a pipe gets no padding
+
+
+def table_with_text_below(heads: Sequence[str], rows: Iterable[Sequence[Any]], folded: int) -> None:
+    """A table on a terminal; the last cell of each row on lines of its own below it.
+
+    Of the other columns only `folded` gives way where the terminal is narrow.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    between = gap(console.width)
+    lines = [(heads[:-1], ""), *((cells(row[:-1]), clean(str(row[-1] or ""))) for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*(line for line, _ in lines), strict=True)]
+    room = console.width - sum(widths) - between * (len(widths) - 1) + widths[folded]
+    widths[folded] = min(widths[folded], max(room, FOLDED_WIDTH))
+    for number, (line, text) in enumerate(lines):
+        # a table for each row, so that something can stand between two
+        made = Table(box=None, pad_edge=False, padding=(0, between, 0, 0), show_header=False)
+        for width in widths:
+            made.add_column(width=width, overflow="fold")
+        made.add_row(*map(Text, line), style="" if number else "bold")
+        console.print(made)
+        if text:
+            console.print(Padding(Text(text), (0, 0, 0, INDENT)))
+
+
+def cells(row: Sequence[Any]) -> list[str]:
+    """What stands in a row, "-" for nothing."""
+    return ["-" if cell in (None, "") else clean(str(cell)) for cell in row]
+
+
+def gap(width: int) -> int:
+    """Between two columns."""
+    return 2 if width >= ROOMY_WIDTH else 1
 
 
 def style_of(line: str) -> dict[str, Any]:
@@ -226,6 +275,33 @@ def listed(values: Any) -> str:
     if values is None:
         return ""
     return str(values) if isinstance(values, str | int | float) else ", ".join(map(str, values))
+
+
+def quoted(paths: Iterable[Any]) -> str:
+    """Paths as a shell takes them."""
+    return listed(shlex.quote(str(path)) for path in paths)
+
+
+def local(at: Any) -> datetime | None:
+    """The server's time, here; None for what is no time."""
+    try:
+        return datetime.fromisoformat(at).astimezone()
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def moment(at: Any) -> Any:
+    """As "11-20 13:22:05", with the year in front where it is not this one."""
+    if not (found := local(at)):
+        return at
+    this_year = found.year == datetime.now().year
+    return f"{found:%m-%d %H:%M:%S}" if this_year else f"{found:%Y-%m-%d %H:%M:%S}"
+
+
+def clock(at: Any) -> Any:
+    """As "13:22:05.123"."""
+    found = local(at)
+    return found.time().isoformat("milliseconds") if found else at
 
 
 def flattened(value: Answer, prefix: str = "") -> Iterable[tuple[str, Any]]:

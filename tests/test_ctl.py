@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
 
 from streamd import ctl, ctl_show
-from tests.fake_admin import BROADCAST, LOADED, REFUSAL, STATUS, FakeAdmin
+from tests.fake_admin import BROADCAST, HISTORY, LOADED, REFUSAL, STATUS, FakeAdmin
 
 
 @pytest.fixture
@@ -164,6 +168,35 @@ def test_trace_history_and_diff_are_tables_and_text(typed):
     assert typed("diff").stdout.splitlines()[-1] == "+VERSION = 2"
 
 
+@pytest.fixture
+def two_hours_east(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC-2")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_times_are_local_and_short_and_have_the_year_only_where_it_is_another(two_hours_east):
+    year = datetime.now().year
+    assert ctl_show.moment(f"{year}-06-20T23:22:05.120+00:00") == "06-21 01:22:05"
+    assert ctl_show.moment("2020-11-20T13:22:05+00:00") == "2020-11-20 15:22:05"
+    assert ctl_show.clock("2026-11-20T13:22:05.120+00:00") == "15:22:05.120"
+    assert (ctl_show.moment(None), ctl_show.moment("soon"), ctl_show.clock(7)) == (None, "soon", 7)
+
+
+def test_a_trace_shows_the_clock(server, typed, two_hours_east):
+    event = {"at": "2026-11-20T13:22:05.120+00:00", "kind": "Data"}
+    server.answers["trace"] = [{"ok": True, "name": "live/show", "events": [event]}]
+    assert typed("trace", "live/show").stdout.splitlines()[1].split()[:2] == ["15:22:05.120", "Data"]
+
+
+def test_paths_are_shown_as_a_shell_takes_them(server, typed):
+    server.answers["history"] = [{"ok": True, "entries": [{"paths": ["my patches/a.py", "b.py"]}]}]
+    assert "'my patches/a.py', b.py" in typed("history").stdout
+    assert typed("status", admin="/no where/a.sock").stderr.startswith("'/no where/a.sock': there is no such")
+
+
 def test_nothing_to_diff_is_said(server, typed):
     server.answers["diff"] = [{"ok": True, "text": ""}]
     assert typed("diff").stdout == "No difference.\n"
@@ -185,6 +218,24 @@ def test_no_socket_a_dead_one_and_a_path_too_long_exit_with_3_and_say_what_to_do
         assert sentence in result.stderr
         answer = json.loads(typed("--json", "status", admin=admin).stdout)
         assert answer == {"ok": False, "stage": "connect", "error": result.stderr.strip()}
+
+
+def test_a_socket_that_the_user_may_not_use_exits_with_3_and_says_what_to_do():
+    script = (
+        "import os, sys; from streamd.ctl import cli\n"
+        "if os.getuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "cli(['--admin', sys.argv[1], 'status'])"
+    )
+    # not tmp_path: what lies below that is hidden from others, and only a socket they see can be refused
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as listener:
+        os.chmod(directory, 0o755)
+        path = os.path.join(directory, "a.sock")
+        listener.bind(path)
+        listener.listen()
+        os.chmod(path, 0)
+        done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"{path}: you may not use it. Join the group that owns it, or try sudo.\n"
 
 
 def test_without_admin_the_usual_places_are_tried_and_named(monkeypatch, server):
@@ -230,10 +281,10 @@ def test_a_refusal_before_the_request_was_read_is_printed(server, typed):
 # ---- a terminal ------------------------------------------------------------------------------------------
 
 
-def on_a_terminal(*words: str) -> str:
+def on_a_terminal(*words: str, columns: int = 160) -> str:
     """What a person sees: everything written to a pseudo-terminal, controls and all."""
     ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
     env.pop("NO_COLOR", None)
     command = [sys.executable, "-m", "streamd.ctl", *words]
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env):
@@ -252,6 +303,27 @@ def test_progress_is_a_bar_that_is_gone_when_the_answer_comes(server):
     seen = on_a_terminal("--admin", server.path, "load", "a.py")
     assert "rehearsing  [##############..............] 1/2" in seen
     assert seen.endswith(f"\r\x1b[K{LOADED['text']}\r\n")
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_on_a_terminal_no_time_is_folded_and_the_text_of_history_stands_below_its_entry(server, columns):
+    at = f"{datetime.now().year}-06-20T12:00:05.120+00:00"
+    short = ctl_show.moment(at)
+    text = "release 2 running. media.h264 1 -> 2. 0 sessions moved, longest pause 0.0 ms. " * 2
+    paths = ["codec_fix.py", "euro_fix.py", "/srv/streamd/patches/of_the_day/a_long_name.py"]
+    entry = {**HISTORY["entries"][0], "at": at, "paths": paths, "text": text}
+    server.answers["history"] = [{"ok": True, "entries": [entry, entry]}]
+    lines = on_a_terminal("--admin", server.path, "history", columns=columns).splitlines()
+    assert max(len(line.rstrip()) for line in lines[1:]) <= columns
+    first, second = (n for n, line in enumerate(lines) if line.startswith(short))
+    entry_lines = [line.rstrip() for line in lines[first:second]]
+    assert entry_lines[0].split()[2:4] == ["root", "load"]
+    assert entry_lines[0].endswith("cdcdcdcdcdcd")
+    below = [line for line in entry_lines if line.startswith("    ") and line[4] != " "]
+    assert " ".join(map(str.strip, below)) == text.strip()
+
+    server.answers["status"] = [{**STATUS, "releases": [{**r, "at": at} for r in STATUS["releases"]]}]
+    assert on_a_terminal("--admin", server.path, "status", columns=columns).count(short) == 2
 
 
 def test_a_diff_is_coloured(server):
