@@ -48,7 +48,7 @@ def step(session, event):
 
 
 def describe(session):
-    return {"kind": type(session).__name__.lower()}
+    return {"kind": room.kind(session)}
 ''',
     "protocol/__init__.py": "",
     "protocol/lines.py": '''
@@ -215,6 +215,10 @@ class Room:
     more: list[codec.Track] = field(factory=list)
     named: dict[str, codec.Track | None] = field(factory=dict)
     heard: list[str] = field(factory=list)
+
+
+def kind(session):
+    return type(session).__name__.lower()
 
 
 def begin(name: str, settings) -> Room:

@@ -248,6 +248,7 @@ async def test_no_call_mixes_releases_however_the_modules_call_each_other(world)
         (amend("media.codec", 1, "from streamd.live.media import none\n"), "import", "cannot import name 'none'"),
         (amend("handlers.room", 1, "Room = None\n"), "rehearse", "cannot begin"),
         (amend("handlers.room", 1, "def begin(name, settings):\n    return {}['x']\n"), "rehearse", "a new session live/specimen cannot begin: KeyError: 'x'"),
+        (amend("handlers.room", 1, "def kind(session):\n    return nothing\n"), "rehearse", "describe() of the new code raised NameError"),
         (migration("return {'config': len}"), "rehearse", "returned state that is not plain: media.codec:Track.config: builtin"),
         (migration("return {'config': {1}}"), "rehearse", "set is not plain data"),
         (migration("return {**old, 'frames': '7'}"), "rehearse", "media.codec:Track.frames: expected int, not str '7'"),
