@@ -38,13 +38,11 @@ LONG_STEP, SHORT_STEP = (
 REST_BYTES = 32_768  # of a publisher that may wait unread: half of what a sender's first window allows
 READS_PER_LOOK = 4
 ACCEPTS_PER_WAKE = 64  # a storm of newcomers must not starve those already here
-BLOB_SIZE = (
-    262_144  # units joined for one send: more than a capped send buffer takes at once is copied for nothing
-)
+# units joined for one send: more than a capped send buffer takes at once is copied for nothing
+BLOB_SIZE = 262_144
 VISITS = 16  # between two looks at the clock
-MAX_UNITS = (
-    32_768  # of a ring: four minutes; each costs some 100 bytes beside its own, which tiny ones would use
-)
+# of a ring: four minutes; each costs some 100 bytes beside its own, which tiny ones would use
+MAX_UNITS = 32_768
 RING_SLACK = 256  # units evicted together, so that trimming the list's front costs nothing per unit
 
 

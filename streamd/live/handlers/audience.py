@@ -20,9 +20,8 @@ from streamd.runtime.vocabulary import Close, Command, Leave, Log, Move, PeerErr
 VERSION = 1
 
 PING_EVERY = 20_000  # ms; proxies drop silent connections after 30 s or more
-DEAD_AFTER = (
-    65_000  # ms without a byte, three pings included, after which a viewer has gone without saying so
-)
+# ms without a byte, three pings included, after which a viewer has gone without saying so
+DEAD_AFTER = 65_000
 
 
 @state

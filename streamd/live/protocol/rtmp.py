@@ -51,9 +51,8 @@ FIRST_CHUNK = 128  # and before the peer has been told
 OUR_WINDOW = 2_500_000  # bytes that a peer is to acknowledge; we ask because peers expect to be asked
 MIN_WINDOW = 4096  # bytes; a smaller window of a peer would make us answer every read
 MAX_WAITING = 512 << 10  # bytes that may wait unparsed, in reads of 64 KiB, while a question is open
-MAX_OUTPUT = (
-    16 << 10
-)  # bytes of answers to one read: some hundred; a peer that asks for more only wants to see us write
+# bytes of answers to one read: some hundred; a peer that asks for more only wants to see us write
+MAX_OUTPUT = 16 << 10
 MAX_COMMAND = 64 << 10  # bytes of a command, and of any message before it is allowed to publish
 MAX_COMMAND_VALUES = 1024
 MAX_TEXT = 4096  # characters of an application, a URL, or a stream's name with its query
