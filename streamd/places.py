@@ -59,7 +59,7 @@ def find_admin_path(env: Mapping[str, str]) -> str | None:
 
 
 def default_state_directory(env: Mapping[str, str]) -> str:
-    """Where releases, history and checkpoints are kept: systemd's StateDirectory, or the user's own."""
+    """Where releases, history and crash reports are kept: systemd's StateDirectory, or the user's own."""
     if state := first(env.get("STATE_DIRECTORY")):
         return state
     home = env.get("XDG_STATE_HOME") or os.path.join(

@@ -59,9 +59,9 @@ class Exchange:
         if transport is None or transport.is_closing() or self.done.done():
             raise ConnectionResetError("the client has gone")
         head = _head(status, headers)
-        transport.pause_reading()  # what the client sends from now on is the kernel's to read
         sock = transport.get_extra_info("socket")
         twin = socket.fromfd(sock.fileno(), sock.family, sock.type)
+        transport.pause_reading()  # what the client sends from now on is the kernel's to read
         twin.setblocking(False)
         self.done.set_result(STREAMED)
         return twin, head

@@ -6,6 +6,7 @@ user; it has no way of its own to a release.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -24,6 +25,8 @@ async def watch(root: Path, mode: str, upgrades: Upgrades) -> None:
     While developing, one file is saved again and again: its last edition is rolled back before the next is loaded.
     """
     by = {"uid": os.geteuid(), "gid": os.getegid(), "pid": os.getpid()}
+    while not root.is_dir():
+        await asyncio.sleep(1.0)
     log.info("watching %s: a changed patch is %sed", root, mode)
     async for changes in awatch(root, recursive=True, step=100):
         for path in sorted(

@@ -86,7 +86,6 @@ class Session:
     """See the module. Sessions are made by `Sessions.create` alone."""
 
     __slots__ = (
-        "busy",
         "changed",
         "checkpoint",
         "crashes",
@@ -97,7 +96,6 @@ class Session:
         "mailbox",
         "name",
         "release",
-        "since",
         "state",
         "suspended",
         "timers",
@@ -119,7 +117,6 @@ class Session:
         self.changed = False  # since the checkpoint
         self.suspended = False
         self.ended = False
-        self.since = now_ms()
 
     def deliver(self, event: Event) -> None:
         """Take an event: at once, or when whatever runs now is done."""
@@ -406,8 +403,10 @@ class Sessions:
         if command.stream:
             try:
                 sock, head = exchange.take(command.status, command.headers)
-            except ConnectionResetError as error:
+            except OSError as error:  # the client has gone, or there are no descriptors left
+                self.counters.count(session.name, f"a viewer was not let in: {error.strerror or error}")
                 link.exchange = None
+                exchange.drop()
                 link.fail(str(error))
                 return
             link.exchange = None

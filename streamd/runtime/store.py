@@ -46,8 +46,6 @@ class Store:
         self.releases = root / "releases"
         self.releases.mkdir(parents=True, exist_ok=True)
         self._history = root / "history.jsonl"
-        for leftover in self.releases.glob("*.new"):  # of a load that was cut off
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def lock(self) -> None:
         """Keep the directory for this process until it ends. Raises OSError with a sentence if another has it."""
@@ -57,6 +55,8 @@ class Store:
         except BlockingIOError as error:
             sentence = f"another streamd uses {self.root}; stop it, or give this one another --state"
             raise OSError(errno.EAGAIN, sentence) from error
+        for leftover in self.releases.glob("*.new"):  # of a load that was cut off
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     # ---- releases
 

@@ -16,7 +16,7 @@ KEPT = 64  # events per session: about two seconds of a publisher's reads
 
 
 class Traced(NamedTuple):
-    """One step: ms, kind of event, its link or 0, bytes of its payload, kinds of commands it answered with."""
+    """One step: ms, kind of event, its link or 0, bytes of its payload, how many commands it was answered with."""
 
     at: int
     kind: type

@@ -214,13 +214,14 @@ class Upgrades:
 
     def _ancestors(self, number: int | None) -> list[int]:
         """The number, its parent, and so on up to the shipped code."""
-        chain = []
+        chain: list[int] = []
         while number is not None:
-            chain.append(number)
             try:
-                number = self._record(number).parent
+                parent = self._record(number).parent
             except LookupError:
-                break  # removed by purge: history ends here
+                break  # torn or taken away: there is no way beyond it
+            chain.append(number)
+            number = parent
         return chain
 
     def _record(self, number: int) -> Record:
@@ -325,7 +326,7 @@ class Upgrades:
             gc.collect()
             gc.freeze()
             current, kept = self.current.number, self.store.kept
-            needed = {*self._ancestors(current), *self._ancestors(kept), *self.releases}
+            needed = {kept, *self._ancestors(current), *self._ancestors(kept), *self.releases}
             removed = [number for number in self.store.numbers() if number not in needed]
             for number in removed:
                 await asyncio.to_thread(self.store.remove, number)
@@ -587,7 +588,7 @@ class Upgrades:
             for number in chain[: chain.index(target) + 1]:
                 try:
                     await asyncio.to_thread(self._held, number)
-                except (ReleaseError, OSError) as error:
+                except (ReleaseError, OSError, LookupError) as error:
                     raise Refusal("import", f"release {number} cannot be imported again: {error}") from error
         return self.releases[target]
 

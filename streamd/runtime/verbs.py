@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import difflib
+import logging
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -21,6 +22,8 @@ from streamd.runtime.release import Release, read_tree
 from streamd.runtime.session import Session, Sessions
 from streamd.runtime.supervisor import plain
 from streamd.runtime.upgrade import Progress, Refusal, Upgrades
+
+log = logging.getLogger("streamd")
 
 TEMPLATE = '''"""{stem}: say here what was wrong, and what is right now."""
 
@@ -94,9 +97,11 @@ class Verbs:
         return await self.upgrades.purge(caller.by)
 
     async def stop_server(self, _args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
-        await asyncio.to_thread(
-            lambda: self.upgrades.store.note(verb="stop", **caller.by, result="ok", text="asked to stop")
-        )
+        note = {"verb": "stop", **caller.by, "result": "ok", "text": "asked to stop"}
+        try:
+            await asyncio.to_thread(lambda: self.upgrades.store.note(**note))
+        except OSError as error:  # a full disk is no reason to go on
+            log.error("the history was not written: %s", error)
         asyncio.get_running_loop().call_later(0.05, self.stop)  # the answer goes out first
         return {"text": "stopping: publishers are told, viewers get what is on its way"}
 

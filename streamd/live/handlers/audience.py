@@ -287,6 +287,9 @@ def reconcile(audience: Audience, fan: Fanout, links: frozenset[int], now: int) 
     for link in known:
         if link not in links:
             commands += forget(audience, fan, link)
+    for link in [*audience.pending, *audience.waiting]:
+        # it may have been let in since the checkpoint; a second beginning in the middle would be garbage
+        commands += [*forget(audience, fan, link), Close(link, "the broadcast was restarted")]
     for viewer in audience.rtmp.values():
         viewer.deaf = True
     for socket in audience.ws.values():
