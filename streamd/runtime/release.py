@@ -24,10 +24,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from streamd.runtime.patchfile import KERNEL, PACKAGE
 from streamd.runtime.state import StateError, prepare
 
-PACKAGE = "streamd.live"
-KERNEL = ("streamd.runtime.state", "streamd.runtime.vocabulary")
 ENTRY = ("begin", "step", "describe")
 PERMANENT = (list, dict, set, bytearray, deque)  # what a module of live code may not hold
 

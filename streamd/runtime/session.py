@@ -346,7 +346,7 @@ class Sessions:
             session.crashes = Intensity(*self.intensity)
         if session.crashes.exceeded():
             self.end(session, f"crashed more than {self.intensity[0]} times in {self.intensity[1]:g} s")
-        elif len(session.crashes._times) >= CRASHES_BEFORE_RESTART:
+        elif session.crashes.recent >= CRASHES_BEFORE_RESTART:
             self._restart(session)
 
     def _restart(self, session: Session) -> None:
@@ -360,7 +360,9 @@ class Sessions:
         except Exception as error:
             self.end(session, f"could not be restarted: {error}")
             return
-        log.warning("%s restarted from its last checkpoint", session.name)
+        log.warning(
+            "%s restarted %s", session.name, "from its last checkpoint" if session.checkpoint else "anew"
+        )
         session.deliver(Restarted(now_ms(), sorted(session.links)))
 
     # ---- commands

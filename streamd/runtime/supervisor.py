@@ -34,6 +34,11 @@ class Intensity:
     period: float
     _times: deque[float] = field(default_factory=deque)
 
+    @property
+    def recent(self) -> int:
+        """Restarts in the period before the last one, that one included."""
+        return len(self._times)
+
     def exceeded(self) -> bool:
         """Note one more restart; True if that is one too many."""
         now = monotonic()
