@@ -10,16 +10,20 @@ Order of precedence: flag, environment, file, default.
 from __future__ import annotations
 
 import difflib
+import grp
+import json
 import math
 import os
+import pwd
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
+from streamd import signing
 from streamd.places import admin_paths, default_admin_path, default_state_directory
 
 __all__ = [
@@ -38,6 +42,16 @@ OVERRIDES = ("rtmp", "http", "admin", "state", "patches")
 
 # sun_path of unix(7) has 108 bytes, with the final zero.
 MAX_SOCKET_PATH = 107
+
+# 2^32 - 1 is no user and no group but "leave it as it is" (chown(2)).
+NOBODY = 2**32 - 1
+
+# What an entry of a list looks like, for the sentence that refuses one.
+EXAMPLES = {
+    "keys": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5... you@there",
+    "load": "group:streamd-operators",
+    "look": "user:monitor",
+}
 
 
 class ConfigError(ValueError):
@@ -77,6 +91,35 @@ class Log(Section, frozen=True):
 class Patches(Section, frozen=True):
     watch: Literal["off", "check", "load"] = "off"
     max_bytes: Annotated[int, between(1024, 64 << 20, "bytes")] = 1 << 20
+    require_signature: bool = False
+    keys: tuple[str, ...] = ()
+
+
+class Admin(Section, frozen=True):
+    """Who of those that may ask may do what: "user:NAME", "group:NAME", "uid:N" or "gid:N"; empty: all of them."""
+
+    load: tuple[str, ...] = ()
+    look: tuple[str, ...] = ()
+
+
+class Rehearsal(Section, frozen=True):
+    """What the child process that tries a patch may use."""
+
+    # an interpreter with the releases and the states of a thousand broadcasts has some 200 MB of addresses
+    memory: Annotated[int, between(256 << 20, 1 << 40, "bytes")] = 1 << 30
+    cpu_seconds: Annotated[float, between(1, 86_400, "seconds")] = 60.0
+    seconds: Annotated[float, between(1, 86_400, "seconds")] = 60.0
+    replay_seconds: Annotated[float, between(0, 3600, "seconds")] = 10.0
+
+
+class Probation(Section, frozen=True):
+    """How a release has to prove itself after the move, before the one it came from is let go."""
+
+    seconds: Seconds = 30.0
+    events: Annotated[int, between(0, 1_000_000, "events")] = 20
+    step_ms: Annotated[float, between(1, 60_000, "milliseconds")] = 200.0
+    rise: Annotated[float, between(1, 1000, "times the rate before")] = 3.0
+    keyframe_seconds: SomeSeconds = 10.0
 
 
 class Releases(Section, frozen=True):
@@ -98,6 +141,11 @@ class Supervision(Section, frozen=True):
     max_restarts: Annotated[int, between(0, 1000, "restarts")] = 5
     period_seconds: SomeSeconds = 10.0
     checkpoint_seconds: SomeSeconds = 5.0
+    # below that, a busy machine would be taken for an endless loop
+    step_seconds: Annotated[float, between(0.05, 60, "seconds")] = 1.0
+    step_memory: Annotated[int, between(16 << 20, 1 << 40, "bytes")] = 256 << 20
+    journal_bytes: Annotated[int, between(65_536, 1 << 30, "bytes")] = 1 << 20
+    journal_total: Annotated[int, between(65_536, 1 << 40, "bytes")] = 64 << 20
 
 
 class Live(Section, frozen=True):
@@ -124,6 +172,9 @@ class Config(Section, frozen=True):
     server: Server = Server()
     log: Log = Log()
     patches: Patches = Patches()
+    admin: Admin = Admin()
+    rehearsal: Rehearsal = Rehearsal()
+    probation: Probation = Probation()
     releases: Releases = Releases()
     network: Network = Network()
     supervision: Supervision = Supervision()
@@ -166,6 +217,11 @@ def load(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, str 
     tables = read(path) if path else {}
     source = str(path) if path else "the defaults"
     wheres = {name: f"{source}: [server] {name}" for name in OVERRIDES}
+    wheres |= {
+        "load": f"{source}: [admin] load",
+        "look": f"{source}: [admin] look",
+        "keys": f"{source}: [patches] keys",
+    }
     for name in OVERRIDES:
         variable = f"STREAMD_{name.upper()}"
         for value, where in ((env.get(variable), variable), (overrides.get(name), f"--{name}")):
@@ -212,13 +268,7 @@ def value_of(source: str, section: str, key: str, value: Any, kind: Any) -> Any:
     try:
         return msgspec.convert(value, declared)
     except msgspec.ValidationError:
-        shown = (
-            f'"{value}"'
-            if isinstance(value, str)
-            else str(value).lower()
-            if value in (True, False)
-            else value
-        )
+        shown = json.dumps(value, ensure_ascii=False, default=str)
         raise ConfigError(f"{where} is {shown}; {wanted(key, declared, kind)}.") from None
 
 
@@ -245,6 +295,8 @@ def wanted(key: str, declared: Any, kind: Any) -> str:
         return f"write {what} {meta.description} from {meta.ge:_} to {meta.le:_}, {example}"
     if declared is bool:
         return f"write true or false without quotes, {example}"
+    if typing.get_origin(declared) is tuple:
+        return f'write a list of texts in quotes, say {key} = ["{EXAMPLES[key]}"]'
     return f'write text in quotes, say {key} = "{default}"'
 
 
@@ -277,12 +329,78 @@ def settle(config: Config, env: Mapping[str, str], wheres: Mapping[str, str]) ->
             f"{wheres['admin']}: {admin} is longer than the {MAX_SOCKET_PATH} bytes a unix socket's path may have; "
             "choose a shorter one with --admin."
         )
+    settle_bounds(config)
+    settle_trust(config, wheres)
     places = {
         "admin": admin,
         "state": absolute(server.state or default_state_directory(env)),
         "patches": absolute(server.patches),
     }
     return msgspec.structs.replace(config, server=msgspec.structs.replace(server, **places))
+
+
+def settle_bounds(config: Config) -> None:
+    """Limits that only make sense one below the other."""
+    supervision, probation, rehearsal = config.supervision, config.probation, config.rehearsal
+    if supervision.journal_bytes > supervision.journal_total:
+        raise ConfigError(
+            f"[supervision] journal_bytes is {supervision.journal_bytes} and journal_total {supervision.journal_total}; "
+            "one broadcast may not have more than all together, so write a larger journal_total."
+        )
+    if probation.step_ms > supervision.step_seconds * 1000:
+        raise ConfigError(
+            f"[probation] step_ms is {probation.step_ms} and [supervision] step_seconds {supervision.step_seconds}; "
+            "a step on probation has less time than any other, so write a smaller step_ms."
+        )
+    if rehearsal.replay_seconds > rehearsal.seconds:
+        raise ConfigError(
+            f"[rehearsal] replay_seconds is {rehearsal.replay_seconds} and seconds {rehearsal.seconds}; "
+            "replaying is a part of the rehearsal, so write a smaller replay_seconds."
+        )
+
+
+def settle_trust(config: Config, wheres: Mapping[str, str]) -> None:
+    """Who may change something, and whose patches are believed."""
+    for name in ("load", "look"):
+        members(getattr(config.admin, name), wheres[name])
+    if config.admin.look and not config.admin.load:
+        raise ConfigError(
+            f"{wheres['look']} says who may only look, and load is empty, so that everyone may change something; "
+            f'say who may, for example load = ["{EXAMPLES["load"]}"].'
+        )
+    if config.patches.require_signature and not config.patches.keys:
+        raise ConfigError(
+            f"{wheres['keys']} is empty and require_signature true, so no patch could ever be loaded; write the public "
+            f'keys of those who sign, say keys = ["{EXAMPLES["keys"]}"].'
+        )
+    try:
+        signing.parse_keys(config.patches.keys)
+    except signing.SignatureError as error:
+        raise ConfigError(f"{wheres['keys']}: {error}.") from None
+
+
+def members(entries: Sequence[str], where: str) -> tuple[frozenset[int], frozenset[int]]:
+    """The uids and the gids that "user:NAME", "group:NAME", "uid:N" and "gid:N" stand for. Raises ConfigError."""
+    uids, gids = set(), set()
+    for entry in entries:
+        kind, _, name = entry.partition(":")
+        if kind in ("uid", "gid") and name.isascii() and name.isdigit() and int(name) < NOBODY:
+            (uids if kind == "uid" else gids).add(int(name))
+        elif kind in ("user", "group"):
+            try:
+                if kind == "user":
+                    uids.add(pwd.getpwnam(name).pw_uid)
+                else:
+                    gids.add(grp.getgrnam(name).gr_gid)
+            except (KeyError, ValueError):  # ValueError: a NUL in the name
+                raise ConfigError(
+                    f'{where} has "{entry}", and this machine knows no such {kind}; make it first, or write a number.'
+                ) from None
+        else:
+            raise ConfigError(
+                f'{where} has "{entry}"; write "user:NAME", "group:NAME", "uid:NUMBER" or "gid:NUMBER".'
+            )
+    return frozenset(uids), frozenset(gids)
 
 
 def absolute(path: str) -> str:

@@ -3,197 +3,112 @@
 The rules this file keeps:
 
 * It starts fast, because a shell asks it at every tab: no event loop, no third-party import but click and
-  msgpack; `ctl_show` imports rich when it prints a table.
+  msgpack; rich is imported when a table is printed, and what only one verb needs when that is asked for.
 * The answer's `text` is the server's sentence; nothing is decided here that the server knows better.
 * Exit codes are a contract: 0 done, 1 refused or failed and nothing changed, 2 usage, 3 server not reachable.
-
-The wire: a unix stream socket, msgpack maps one after another. One request
-`{"v": 1, "verb": ..., "args": {...}, "cwd": ..., "json": ...}`, then any number of progress records
-`{"progress": ..., "done": ..., "of": ...}`, then one answer `{"ok": ..., "text": ...}` or
-`{"ok": false, "stage": ..., "error": ...}`.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
-import socket
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-import msgpack
 from click.shell_completion import CompletionItem
 
-from streamd import __version__, ctl_show
+from streamd import __version__, ctl_report, ctl_show
 from streamd.ctl_show import clean
-from streamd.places import admin_paths, find_admin_path
+from streamd.ctl_stages import stages
+from streamd.ctl_wire import TIMEOUT_SECONDS, Answer, Listener, Options, Unreachable, ask
 
 OK, REFUSED, USAGE, UNREACHABLE = 0, 1, 2, 3
 INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 
-PROTOCOL = 1
-# Longer than a rehearsal of thousands of sessions goes without a word.
-TIMEOUT_SECONDS = 60.0
 # A tab key that takes longer feels broken.
 COMPLETION_SECONDS = 1.0
-MAX_ANSWER = 256 << 20
 
-Answer = dict[str, Any]
 F = Callable[..., Any]
 
 
-class Unreachable(Exception):
-    """No server answered. The message says why and what to do."""
+# ---- asking and printing ---------------------------------------------------------------------------------
 
 
-class Options:
-    """What stands before or after the verb: --admin, --json, --timeout."""
-
-    admin: str | None = None
-    json: bool = False
-    timeout: float = TIMEOUT_SECONDS
-
-
-# ---- the connection --------------------------------------------------------------------------------------
-
-
-def socket_path(admin: str | None) -> str:
-    """Where the server is: the flag, STREAMD_ADMIN, or the first usual place that has a socket."""
-    if path := admin or os.environ.get("STREAMD_ADMIN") or find_admin_path(os.environ):
-        return path
-    places = ", ".join(map(shlex.quote, admin_paths(os.environ)))
-    raise Unreachable(
-        f"No streamd runs here: there is no admin socket at {places}. "
-        "Start one (systemctl start streamd, or scripts/run), or say where it is: streamd-ctl --admin PATH."
-    )
-
-
-def connect(path: str, timeout: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(timeout)
-    try:
-        connection.connect(path)
-        return connection
-    except FileNotFoundError:
-        why = "there is no such socket. Is streamd running? Its log line `ready` names its admin socket."
-    except ConnectionRefusedError:
-        why = "the socket is left over and nobody listens. Start streamd again: it will take its place."
-    except PermissionError:
-        why = "you may not use it. Join the group that owns it, or try sudo."
-    except TimeoutError:
-        why = f"nobody took the call for {timeout:g} s. The server hangs; its log may say why."
-    except OSError as e:
-        why = f"{(e.strerror or str(e)).lower()}. Say where the server's socket is: streamd-ctl --admin PATH."
-    connection.close()
-    raise Unreachable(f"{shlex.quote(path)}: {why}")
-
-
-def records(connection: socket.socket, timeout: float) -> Iterator[Answer]:
-    """The records of an answer as they come; ends where the server closes."""
-    unpacker = msgpack.Unpacker(max_buffer_size=MAX_ANSWER)
-    while True:
-        try:
-            data = connection.recv(65_536)
-        except TimeoutError:
-            raise Unreachable(
-                f"The server said nothing for {timeout:g} s (--timeout). It may still carry the request out: "
-                "see streamd-ctl history."
-            ) from None
-        except OSError as e:
-            raise Unreachable(f"The server dropped the line ({e.strerror}): see its log.") from None
-        if not data:
-            return
-        unpacker.feed(data)
-        try:
-            for record in unpacker:
-                if not isinstance(record, dict):
-                    raise ValueError("not a map")
-                yield record
-        except (ValueError, msgpack.UnpackException):
-            raise Unreachable("What answered there is not streamd's admin socket.") from None
-
-
-def here() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"  # the directory was deleted under us; absolute paths still work
-
-
-def ask(
-    options: Options, verb: str, args: dict[str, Any], progress: Callable[[Answer], None] | None = None
-) -> Answer:
-    """One request, one answer; every progress record goes to `progress`."""
-    with connect(socket_path(options.admin), options.timeout) as connection:
-        request = {"v": PROTOCOL, "verb": verb, "args": args, "cwd": here(), "json": options.json}
-        try:
-            connection.sendall(msgpack.packb(request))
-        except OSError:
-            pass  # a server that refuses before it has read everything has said why: read that
-        for record in records(connection, options.timeout):
-            if "ok" in record:
-                return record
-            if progress:
-                progress(record)
-    raise Unreachable(
-        "The server closed the connection before it answered. See its log, and streamd-ctl history."
-    )
-
-
-# ---- printing --------------------------------------------------------------------------------------------
-
-
-class Bar:
-    """Progress on a terminal: one line that is written over, and gone when the answer comes."""
-
-    WIDTH = 28
-
-    def __init__(self) -> None:
-        self.shown = False
-
-    def __call__(self, record: Answer) -> None:
-        done, of = int(record.get("done") or 0), int(record.get("of") or 0)
-        filled = self.WIDTH * min(done, of) // of if of > 0 else 0
-        count = f"  [{'#' * filled}{'.' * (self.WIDTH - filled)}] {done}/{of}" if of > 0 else ""
-        sys.stderr.write(f"\r\x1b[K{clean(str(record.get('progress') or ''))}{count}")
-        sys.stderr.flush()
-        self.shown = True
-
-    def clear(self) -> None:
-        if self.shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
-def run(verb: str, args: dict[str, Any], show: Callable[[Answer], None] | None = None) -> NoReturn:
-    """Ask, print, exit: what every verb does. `show` prints an answer that is more than its `text`."""
+def asked(verb: str, args: dict[str, Any]) -> tuple[Answer, int]:
+    """The answer and its exit code; on a terminal with a view of the progress."""
     options = click.get_current_context().ensure_object(Options)
-    bar = Bar() if not options.json and sys.stderr.isatty() else None
+    view = None if options.json else stages()
+    failed, stage = "stopped", ""
     try:
-        answer = ask(options, verb, args, bar)
-        code = OK if answer["ok"] else REFUSED
+        answer = ask(options, verb, args, view)
+        stage = str(answer.get("stage") or "")
+        failed = "" if answer["ok"] else "differs" if stage == "differences" else "failed"
+        return answer, OK if answer["ok"] else REFUSED
     except Unreachable as e:
-        answer, code = {"ok": False, "stage": "connect", "error": str(e)}, UNREACHABLE
+        return {"ok": False, "stage": "connect", "error": str(e)}, UNREACHABLE
     except KeyboardInterrupt:
-        click.echo("Interrupted. The server may still carry it out: see streamd-ctl history.", err=True)
+        watched = view is not None and view.name == "probation"
+        on = (
+            "The probation goes on without you: see streamd-ctl status."
+            if watched
+            else "The server may still carry it out: see streamd-ctl history."
+        )
+        failed = "" if watched else failed
+        if view:
+            view.end(failed)
+        click.echo(f"Interrupted. {on}", err=True)
         sys.exit(INTERRUPTED)
     finally:
-        if bar:
-            bar.clear()
-    if options.json:
+        if view:
+            view.end(failed, stage)
+
+
+def finish(answer: Answer, code: int, show: Callable[[Answer], None] | None = None) -> NoReturn:
+    """Print and exit. `show` prints an answer that is more than its `text`."""
+    if click.get_current_context().ensure_object(Options).json:
         click.echo(ctl_show.as_json(answer))
     elif code == OK and show:
         show(answer)
     elif code == OK:
         click.echo(clean(answer.get("text") or "Done."))
     else:
-        stage = answer.get("stage")
-        blame = f"Refused at {stage}: " if code == REFUSED and stage else ""
-        why = answer.get("error") or answer.get("text") or "the server gave no reason."
-        click.echo(clean(f"{blame}{why}"), err=True)
+        click.echo(clean(refusal(answer, code)), err=True)
     sys.exit(code)
+
+
+def refusal(answer: Answer, code: int) -> str:
+    """Why not, with the stage that said so; a source line and its caret below it, where the server sends them."""
+    why = answer.get("error") or answer.get("text") or "the server gave no reason."
+    stage = answer.get("stage") if code == REFUSED else None
+    if path := answer.get("report_path"):
+        why = why if str(path) in why else f"{why}\nCrash report: {path}"
+    if stage == "probation":
+        return f"Failed on probation: {why}"
+    if stage == "differences":
+        return f"Refused: {why}"
+    return f"Refused at {stage}: {why}" if stage else str(why)
+
+
+def run(verb: str, args: dict[str, Any], show: Callable[[Answer], None] | None = None) -> NoReturn:
+    """Ask, print, exit: what most verbs do."""
+    finish(*asked(verb, args), show)
+
+
+def only_said(args: dict[str, Any]) -> dict[str, Any]:
+    """Flags that were given; 0 is something to say."""
+    return {
+        name: value
+        for name, value in args.items()
+        if value is not None and value is not False and value != []
+    }
+
+
+def somebody_reads() -> bool:
+    """True where an answer goes to a person: details, and a question, are welcome."""
+    return not click.get_current_context().ensure_object(Options).json and sys.stdout.isatty()
 
 
 # ---- completion from the running server ------------------------------------------------------------------
@@ -234,8 +149,25 @@ def complete_releases(ctx: click.Context, param: click.Parameter, incomplete: st
     return items((release["number"] for release in found), incomplete)
 
 
+def complete_pins(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    with ctx:
+        return items(quietly("status").get("pins") or (), incomplete)
+
+
 def complete_patches(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Python files and directories from here, and what the server's patches directory has."""
+    names = python_files(incomplete)
+    with ctx:
+        names += quietly("modules").get("patches") or ()
+    return items(set(names), incomplete)
+
+
+def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return items(python_files(incomplete), incomplete)
+
+
+def python_files(incomplete: str) -> list[str]:
+    """Python files and directories from here."""
     directory, start = os.path.split(incomplete)
     names = []
     try:
@@ -245,9 +177,7 @@ def complete_patches(ctx: click.Context, param: click.Parameter, incomplete: str
                 names.append(os.path.join(directory, entry.name) + ("/" if entry.is_dir() else ""))
     except OSError:
         pass  # no such directory: nothing to offer
-    with ctx:
-        names += quietly("modules").get("patches") or ()
-    return items(set(names), incomplete)
+    return names
 
 
 # ---- the command line ------------------------------------------------------------------------------------
@@ -274,6 +204,53 @@ def options(command: F) -> F:
     return command
 
 
+# what a time may be written in, in seconds
+UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+LONGEST_SECONDS = 86_400.0
+TIME = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)", re.ASCII)
+
+
+def seconds(value: str | float) -> float:
+    """A time as people write it: 30s, 500ms, 2min, 1h; a bare number is seconds. Raises BadParameter."""
+    if isinstance(value, float):
+        return value  # a default of ours
+    found = TIME.fullmatch(value.strip().lower())
+    if not found or (found[2] and found[2] not in UNITS):
+        raise click.BadParameter(f"{value!r} is no time; write 30s, 500ms, 2min or 1h.")
+    number = float(found[1]) * UNITS[found[2] or "s"]
+    if number > LONGEST_SECONDS:
+        raise click.BadParameter(f"{value!r} is longer than a day.")
+    return number
+
+
+def milliseconds(value: str) -> float:
+    """The same in ms. A bare number would be taken for one thing and be the other."""
+    if value.strip() and value.strip()[-1:] in "0123456789.":
+        raise click.BadParameter(f"{value!r} has no unit; write {value}ms or {value}s.")
+    return round(seconds(value) * 1000, 6)
+
+
+def percentages(value: str) -> tuple[float, ...]:
+    """Waves: growing percentages, as in 1,10,100. Raises BadParameter."""
+    try:
+        shares = tuple(float(part.strip().removesuffix("%")) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} are no waves; write growing percentages, as in 1,10,100."
+        ) from None
+    if not all(0 < share <= 100 for share in shares) or list(shares) != sorted(set(shares)):
+        raise click.BadParameter(
+            f"{value!r}: each wave is larger than the one before, the last at most 100: 1,10,100."
+        )
+    return shares
+
+
+def said_reason(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("say why, in a sentence: status and history show it.")
+    return value
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @options
 @click.version_option(__version__, prog_name="streamd-ctl")
@@ -291,23 +268,145 @@ def cli(ctx: click.Context) -> None:
 paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", shell_complete=complete_patches)
 
 
+def rehearsal_flags(command: F) -> F:
+    """What a rehearsal is told, and so `load`, `check` and `plan` alike."""
+    for option in (
+        click.option(
+            "--irreversible",
+            metavar="REASON",
+            callback=said_reason,
+            help="State need not come back: no rollback will cross this release.",
+        ),
+        click.option(
+            "--max-pause",
+            type=milliseconds,
+            metavar="10ms",
+            help="Refuse if a session is predicted to pause for longer.",
+        ),
+        click.option(
+            "--shadow",
+            type=seconds,
+            metavar="SECONDS",
+            help="Try it on live events for so long, before it is used.",
+        ),
+        click.option(
+            "--only",
+            multiple=True,
+            metavar="PATTERN",
+            shell_complete=complete_sessions,
+            help="Only the broadcasts of these names, as in 'live/studio*'.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def wave_flags(command: F) -> F:
+    """Who moves when: `load`, and `plan` which tells it."""
+    for option in (
+        click.option(
+            "--at", type=click.Choice(["keyframe"]), help="Move each session at its next key frame."
+        ),
+        click.option("--bake", type=seconds, metavar="30s", help="How long each wave is on probation."),
+        click.option(
+            "--waves",
+            type=percentages,
+            metavar="1,10,100",
+            help="Wave after wave, in percent of the broadcasts.",
+        ),
+        click.option(
+            "--percent",
+            type=click.FloatRange(0, 100, min_open=True),
+            metavar="N",
+            help="So many percent of the broadcasts, at least one.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def checked(flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags that go together. Raises UsageError."""
+    if flags.get("waves") and flags.get("percent") is not None:
+        raise click.UsageError("--percent is one wave and --waves are several: give one of them.")
+    if flags.get("bake") is not None and not flags.get("waves"):
+        raise click.UsageError("--bake is the time between --waves; for a single move it is --probation.")
+    return only_said(
+        {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
+    )
+
+
 @cli.command()
 @options
 @paths
-def load(paths: tuple[str, ...]) -> None:
+@click.option("--wait", is_flag=True, help="Stay until the probation is over, and exit by its result.")
+@click.option(
+    "--probation",
+    type=seconds,
+    metavar="30s",
+    help="How long the former code stands by, instead of the configured time.",
+)
+@click.option("--accept-differences", is_flag=True, help="The patch is meant to act differently: do not ask.")
+@wave_flags
+@rehearsal_flags
+def load(paths: tuple[str, ...], **flags: Any) -> None:
     """Load patches: files or directories, all or nothing.
 
-    A PATH is looked up from here and then in the server's patches directory.
+    A PATH is looked up from here and then in the server's patches directory. A bare time is in seconds.
     """
-    run("load", {"paths": list(paths)})
+    args = {"paths": list(paths), **checked(flags)}
+    answer, code = asked("load", args)
+    if answer.get("stage") == "differences" and somebody_reads():
+        ctl_report.wrong(answer.get("report") or {})
+        click.echo(clean(answer.get("error") or ""))
+        if sys.stdin.isatty():
+            if not agreed("Load it all the same?"):
+                click.echo("Not loaded. Nothing was changed.", err=True)
+                sys.exit(REFUSED)
+            answer, code = asked("load", {**args, "accept_differences": True})
+        else:
+            sys.exit(REFUSED)
+    if somebody_reads():
+        if code == OK and (told := ctl_report.pauses(answer)):
+            click.echo(clean(told))
+        elif code != OK:
+            ctl_report.wrong(answer.get("report") or {})
+    finish(answer, code)
+
+
+def agreed(question: str) -> bool:
+    """A yes that was typed; no answer at all is a no."""
+    try:
+        return click.confirm(question, default=False)
+    except click.Abort:
+        click.echo()
+        return False
 
 
 @cli.command()
 @options
 @paths
-def check(paths: tuple[str, ...]) -> None:
+@rehearsal_flags
+def check(paths: tuple[str, ...], **flags: Any) -> None:
     """Rehearse a load on copies of every session, and change nothing."""
-    run("check", {"paths": list(paths)})
+    answer, code = asked("check", {"paths": list(paths), **checked(flags)})
+    if (
+        code == REFUSED
+        and answer.get("report")
+        and not click.get_current_context().ensure_object(Options).json
+    ):
+        ctl_report.report(answer["report"])
+    finish(answer, code, ctl_report.check)
+
+
+@cli.command()
+@options
+@paths
+@wave_flags
+@rehearsal_flags
+def plan(paths: tuple[str, ...], **flags: Any) -> None:
+    """Say what a load would do: modules, records, who moves when and for how long, what is in the way."""
+    run("plan", {"paths": list(paths), **checked(flags)}, ctl_report.plan)
 
 
 @cli.command()
@@ -329,6 +428,68 @@ def rollback(to: int | None) -> None:
 def keep() -> None:
     """Make the running release the one that a restart boots."""
     run("keep", {})
+
+
+@cli.command()
+@options
+@click.argument("name", shell_complete=complete_sessions)
+def pin(name: str) -> None:
+    """Let no load and no rollback move broadcast NAME: not during the final."""
+    run("pin", {"name": name})
+
+
+@cli.command()
+@options
+@click.argument("name", shell_complete=complete_pins)
+def unpin(name: str) -> None:
+    """Let broadcast NAME move again, to the running release at once."""
+    run("unpin", {"name": name})
+
+
+@cli.command()
+@options
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Write over files that were edited since.")
+def promote(directory: Path, force: bool) -> None:
+    """Write the merged source of the running release into DIR, a clone of streamd, for committing."""
+    from streamd import ctl_files
+
+    answer, code = asked("promote", {})
+    if code == OK:
+        try:
+            done = ctl_files.promote(answer, directory, force)
+        except ctl_files.FilesError as e:
+            finish({"ok": False, "stage": "promote", "error": str(e)}, REFUSED)
+        answer |= {
+            "directory": str(directory),
+            "written": done.written,
+            "removed": done.removed,
+            "text": done.sentence(directory, answer.get("release")),
+        }
+    finish(answer, code)
+
+
+@cli.command()
+@options
+@click.argument("patches", nargs=-1, required=True, metavar="PATCH...", shell_complete=complete_files)
+@click.option(
+    "--key",
+    type=click.Path(),
+    metavar="FILE",
+    help="An SSH key, or the public half of one that an agent holds.",
+)
+def sign(patches: tuple[str, ...], key: str | None) -> None:
+    """Sign patches with an SSH key: writes PATCH.sig beside each.
+
+    The same as ssh-keygen -Y sign -n streamd-patch. Without --key it is yours in ~/.ssh, or the first in the agent.
+    """
+    from streamd import ctl_files
+
+    try:
+        done = ctl_files.sign(patches, key)
+    except ctl_files.FilesError as e:
+        finish({"ok": False, "stage": "sign", "error": str(e)}, REFUSED)
+    finish({"ok": True, "signatures": done.signatures, "key": done.public, "text": done.sentence()}, OK)
 
 
 @cli.command()
@@ -372,9 +533,44 @@ def diff(numbers: tuple[int, ...]) -> None:
 @click.option(
     "--last", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="How many lines."
 )
-def history(last: int) -> None:
+@click.option("--verify", is_flag=True, help="See whether an entry was changed or taken away; exit 1 if so.")
+def history(last: int, verify: bool) -> None:
     """Who loaded, rolled back and kept what, and when."""
-    run("history", {"last": last}, ctl_show.history)
+    answer, code = asked("history", only_said({"last": last, "verify": verify}))
+    if (answer.get("verified") or {}).get("problems"):
+        code = REFUSED
+        if not click.get_current_context().ensure_object(Options).json:
+            ctl_show.history(answer)
+            sys.exit(code)
+    finish(answer, code, ctl_show.history)
+
+
+@cli.command()
+@options
+@click.option(
+    "--every", type=seconds, default=1.0, show_default="1s", metavar="TIME", help="Between two samples."
+)
+def top(every: float) -> None:
+    """Sessions, rates, releases and a probation, live. q or Ctrl-C ends; without a terminal, one sample."""
+    from streamd import ctl_top
+
+    options = click.get_current_context().ensure_object(Options)
+
+    def status(listener: Listener) -> Answer:
+        return ask(options, "status", {}, listener)
+
+    try:
+        if somebody_reads() and sys.stdin.isatty():
+            answer = ctl_top.watch(status, max(every, ctl_top.QUICKEST))
+            if answer.get("ok"):
+                sys.exit(OK)
+        else:
+            answer = ctl_top.once(status, every)
+    except Unreachable as e:
+        finish({"ok": False, "stage": "connect", "error": str(e)}, UNREACHABLE)
+    except KeyboardInterrupt:
+        sys.exit(OK)
+    finish(answer, OK if answer.get("ok") else REFUSED, ctl_top.printed)
 
 
 @cli.command("new-patch")

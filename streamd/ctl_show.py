@@ -20,12 +20,14 @@ import click
 
 Answer = dict[str, Any]
 
+# what turns the order of the characters around it (UAX #9): source could read otherwise than it runs
+BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 # C0 and C1 control characters and DEL, but for tab and newline: a terminal obeys them
 CONTROLS = {
-    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160), *BIDI) if code not in (9, 10)
 }
 # the same for JSON, which escapes C0 by itself
-JSON_CONTROLS = {code: f"\\u{code:04x}" for code in range(127, 160)}
+JSON_CONTROLS = {code: f"\\u{code:04x}" for code in (*range(127, 160), *BIDI)}
 
 # wide enough that nothing is cut where a table goes into a file or a pipe
 PIPE_WIDTH = 400
@@ -41,6 +43,19 @@ SHOWN_STORED = 8
 def clean(text: str) -> str:
     """Text of unknown origin, harmless to a terminal."""
     return text.translate(CONTROLS)
+
+
+def cut(text: str, width: int) -> str:
+    """As much of a line as fits into so many columns."""
+    if text.isascii():
+        return text[:width]
+    from unicodedata import combining, east_asian_width
+
+    for place, character in enumerate(text):
+        width -= 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
+        if width < 0:
+            return text[:place]
+    return text
 
 
 def plain(value: Any) -> Any:
@@ -62,8 +77,15 @@ def status(answer: Answer) -> None:
     places = f"rtmp {answer.get('rtmp', '-')}, http {answer.get('http', '-')}"
     click.echo(clean(f"streamd {version}, process {pid}, up {span(answer.get('uptime_s') or 0)}. {places}."))
     boots = "the code as shipped" if kept is None else f"release {kept}"
-    advice = "" if release == kept else " To change that: streamd-ctl keep"
-    click.echo(f"Release {release} runs; a restart boots {boots}.{advice}\n")
+    advice = "" if release == kept or answer.get("probation") else " To change that: streamd-ctl keep"
+    click.echo(f"Release {release} runs; a restart boots {boots}.{advice}")
+    if on_probation := answer.get("probation"):
+        click.echo(clean(probation(on_probation)))
+    if answer.get("mixed"):
+        click.echo("Sessions are on several releases: see the last column. keep waits until they are on one.")
+    if pins := answer.get("pins"):
+        click.echo(clean(f"Pinned to their releases: {listed(pins)}. To let one go: streamd-ctl unpin NAME"))
+    click.echo()
 
     releases = answer.get("releases") or []
     stored = [r for r in releases if r.get("state") == "stored"]
@@ -86,13 +108,38 @@ def status(answer: Answer) -> None:
     )
     if forgotten:
         click.echo(f"and {len(forgotten)} older on disk")
+    for found in releases:
+        if reason := found.get("irreversible"):
+            click.echo(clean(f"No rollback crosses release {found.get('number')}: {reason}"))
+        if reason := found.get("differs"):
+            click.echo(clean(f"Release {found.get('number')} is meant to act differently: {reason}"))
     click.echo()
     sessions(answer)
+
+
+def probation(found: Answer) -> str:
+    """What is known of the release that is being watched, as sentences."""
+    wave, waves = found.get("wave") or (0, 0)
+    which = f", wave {wave} of {waves}" if waves else ""
+    said = [
+        f"Release {found.get('release')} is on probation{which}: {span(found.get('left_s') or 0)} left "
+        f"of {span(found.get('seconds') or 0)}, {counted(found.get('sessions'), 'session')} guarded by release "
+        f"{found.get('old')}, {counted(found.get('events'), 'event')}."
+    ]
+    for count, noun, first in (
+        (found.get("differences"), "difference", found.get("first_difference")),
+        (found.get("cured"), "error cured", found.get("first_cure")),
+    ):
+        if count:
+            words = f"{count} errors cured" if noun == "error cured" and count > 1 else counted(count, noun)
+            said.append(f"{words}; the first: {first}" if first else f"{words}.")
+    return "\n".join(said)
 
 
 def sessions(answer: Answer) -> None:
     """A line for each broadcast; connections that have not said what they want are only counted."""
     found = answer.get("sessions") or []
+    pins = answer.get("pins") or ()
     doors = answer.get("doors") or sum(1 for s in found if is_door(s))
     rows = [
         (
@@ -104,7 +151,7 @@ def sessions(answer: Answer) -> None:
             s.get("video"),
             s.get("audio"),
             span((s.get("uptime_ms") or 0) / 1000),
-            s.get("release"),
+            f"{s.get('release')} pinned" if s.get("name") in pins else s.get("release"),
         )
         for s in found
         if not is_door(s)
@@ -174,10 +221,18 @@ def history(answer: Answer) -> None:
         )
         for e in answer.get("entries") or ()
     ]
-    if sys.stdout.isatty():
-        table_with_text_below(heads, rows, folded=heads.index("PATHS"))
-    else:
-        table(heads, rows)
+    told_table(heads, rows, folded=heads.index("PATHS"))
+    if verified := answer.get("verified"):
+        click.echo(clean(verdict(verified)))
+
+
+def verdict(verified: Answer) -> str:
+    """Whether the history is what was written, entry for entry."""
+    entries, problems = counted(verified.get("entries"), "entry", "entries"), verified.get("problems") or ()
+    head = str(verified.get("head") or "")[:12]
+    if not problems:
+        return f"Verified: {entries}, each chained to the one before; the last is {head}."
+    return "\n".join([f"The history is not what was written ({entries} read):", *map(str, problems)])
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------
@@ -203,6 +258,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         console.print(made)
     for line in capture.get().splitlines():
         click.echo(line.rstrip())  # a file or a pipe gets no padding
+
+
+def told_table(heads: Sequence[str], rows: Sequence[Sequence[Any]], folded: int) -> None:
+    """A table whose last column is a sentence: at the end of its row, or on a terminal below it."""
+    if sys.stdout.isatty():
+        table_with_text_below(heads, rows, folded)
+    else:
+        table(heads, rows)
 
 
 def table_with_text_below(heads: Sequence[str], rows: Iterable[Sequence[Any]], folded: int) -> None:
@@ -302,6 +365,21 @@ def clock(at: Any) -> Any:
     """As "13:22:05.123"."""
     found = local(at)
     return found.time().isoformat("milliseconds") if found else at
+
+
+def counted(count: Any, noun: str, plural: str = "") -> str:
+    """ "1 session", "2,000 sessions"."""
+    count = int(count or 0)
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def scaled(value: float, units: Sequence[str]) -> str:
+    """A number with the unit that keeps it short; each unit is a thousand of the one before."""
+    place = 0
+    while abs(value) >= 1000 and place < len(units) - 1:
+        value /= 1000
+        place += 1
+    return f"{value:.1f} {units[place]}" if place and abs(value) < 100 else f"{value:.0f} {units[place]}"
 
 
 def flattened(value: Answer, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -20,19 +20,23 @@ from pathlib import Path
 import click
 
 from streamd import __version__, logs
-from streamd.config import Config, ConfigError, load, parse_address
+from streamd.config import Config, ConfigError, load, members, parse_address
 from streamd.drivers import systemd
 from streamd.drivers.http import Http
 from streamd.drivers.watch import watch
-from streamd.runtime.admin import Admin
+from streamd.runtime.admin import Admin, Circle, Roles
 from streamd.runtime.net import Limits, Link, Net, now_ms
+from streamd.runtime.rehearse import ChildBounds
 from streamd.runtime.release import ReleaseError
 from streamd.runtime.session import YOUNG, Sessions
 from streamd.runtime.store import Store
 from streamd.runtime.supervisor import CrashReports, Supervisor
 from streamd.runtime.trace import Counters
-from streamd.runtime.upgrade import Bounds, Upgrades
-from streamd.runtime.verbs import Verbs
+from streamd.runtime.upgrade import Upgrades
+from streamd.runtime.verbs import LOOKS, Verbs
+from streamd.runtime.watchdog import StepBounds
+from streamd.runtime.wishes import Bounds
+from streamd.signing import Trust
 
 log = logging.getLogger("streamd")
 
@@ -63,27 +67,45 @@ class Server:
             config.live.settings(),
             lambda lowered, source, target: self.upgrades.convert(lowered, source, target),
             (supervision.max_restarts, supervision.period_seconds),
+            StepBounds(
+                step_seconds=supervision.step_seconds,
+                guarded_ms=config.probation.step_ms,
+                step_memory=supervision.step_memory,
+                journal_bytes=supervision.journal_bytes,
+                journal_total=supervision.journal_total,
+            ),
         )
         network = config.network
         limits = Limits(
-            config.server.max_connections,
-            network.send_buffer,
-            network.max_pending,
-            network.linger_seconds,
-            network.backlog,
-            network.flush_few_ms,
-            network.flush_many_ms,
-            network.slice_ms,
+            max_connections=config.server.max_connections,
+            send_buffer=network.send_buffer,
+            max_pending=network.max_pending,
+            linger_seconds=network.linger_seconds,
+            backlog=network.backlog,
+            flush_few_ms=network.flush_few_ms,
+            flush_many_ms=network.flush_many_ms,
+            slice_ms=network.slice_ms,
         )
         self.net = self.sessions.net = Net(loop, limits, self.counters, self._arrive)
-        bounds = Bounds(config.patches.max_bytes, config.releases.max_live, network.slice_ms, SPECIMENS)
-        self.upgrades = Upgrades(self.sessions, Store(state), LIVE, Path(config.server.patches), bounds)
+        self.upgrades = Upgrades(
+            self.sessions,
+            Store(state),
+            LIVE,
+            Path(config.server.patches),
+            _bounds(config),
+            Trust(config.patches.keys, config.patches.require_signature),
+        )
         self.http = Http(
             self.sessions, lambda: not self.stopping.is_set(), config.server.max_connections, network.backlog
         )
         self.verbs = Verbs(self.sessions, self.upgrades, self._facts, self.stopping.set)
         self.admin = Admin(
-            Path(config.server.admin), self.verbs.table, self.reports, config.server.admin_group
+            Path(config.server.admin),
+            self.verbs.table,
+            self.reports,
+            config.server.admin_group,
+            LOOKS,
+            _roles(config),
         )
         self.addresses: dict[str, str] = {}
 
@@ -107,6 +129,7 @@ class Server:
         self.addresses["rtmp"] = _address(*self.net.listen("rtmp", rtmp.host, rtmp.port))
         self.addresses["http"] = _address(*await self.http.listen(http.host, http.port))
         self._start_tasks()
+        self.sessions.watchdog.start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -142,6 +165,7 @@ class Server:
         while True:
             await asyncio.sleep(1.0)
             self.counters.say()
+            self.sessions.watchdog.headroom()
             gc.collect(YOUNG)
 
     def _status(self) -> str:
@@ -162,10 +186,40 @@ class Server:
             await asyncio.sleep(0.02)
         if self.net.links:
             log.warning("stopping: %d connections were cut off", len(self.net.links))
+        await self.upgrades.close()
         await self.supervisor.stop()
         await self.http.close()
         await self.admin.close()
+        self.sessions.watchdog.stop()
         log.info("stopped")
+
+
+def _bounds(config: Config) -> Bounds:
+    """The limits of the patch path."""
+    rehearsal, probation = config.rehearsal, config.probation
+    return Bounds(
+        max_bytes=config.patches.max_bytes,
+        max_live=config.releases.max_live,
+        slice_ms=config.network.slice_ms,
+        specimens=SPECIMENS,
+        probation_seconds=probation.seconds,
+        probation_events=probation.events,
+        probation_rise=probation.rise,
+        keyframe_seconds=probation.keyframe_seconds,
+        child=ChildBounds(
+            memory=rehearsal.memory,
+            cpu_seconds=rehearsal.cpu_seconds,
+            seconds=rehearsal.seconds,
+            replay_seconds=rehearsal.replay_seconds,
+            step_seconds=config.supervision.step_seconds,
+        ),
+    )
+
+
+def _roles(config: Config) -> Roles:
+    """Who may load, and who may look."""
+    load, look = (Circle(*members(getattr(config.admin, name), name)) for name in ("load", "look"))
+    return Roles(load, look)
 
 
 def _address(host: str, port: int) -> str:

@@ -19,7 +19,8 @@ from streamd.runtime.session import Session, Sessions
 from streamd.runtime.store import Store
 from streamd.runtime.supervisor import CrashReports
 from streamd.runtime.trace import Counters
-from streamd.runtime.upgrade import Bounds, Upgrades
+from streamd.runtime.upgrade import Upgrades
+from streamd.runtime.wishes import Bounds, Wishes, silent
 
 BY = {"uid": 1000, "gid": 100, "pid": 4711}
 LINGER = 0.3  # seconds; a test that needs the peer's last word does not wait for longer
@@ -363,10 +364,6 @@ def write_tree(root: Path, texts: dict[str, str] = TREE) -> Path:
     return root
 
 
-async def silent(_stage: str, _done: int, _of: int) -> None:
-    """Nobody watches."""
-
-
 class Client:
     """A peer on a real socket that speaks lines."""
 
@@ -439,7 +436,7 @@ class World:
             link.fail("test over")
         for client in self.clients:
             client.leave()
-        for release in self.upgrades.releases.values():
+        for release in list(self.upgrades.library.releases.values()):
             release.discard()
 
     # ---- peers
@@ -465,7 +462,7 @@ class World:
 
     def point(self, session: Session, number: int) -> None:
         """Put one session on another release, as it is in the middle of a move."""
-        self.upgrades._change(session, self.upgrades._held(number), {})
+        self.upgrades.mover.move_one(session, self.upgrades.library.held(number))
 
     # ---- the operator
 
@@ -475,10 +472,12 @@ class World:
         path.write_text(text, encoding="utf-8")
         return name
 
-    async def load(self, *texts: str) -> dict[str, Any]:
-        """Write the texts as patches of one load, and load them."""
+    async def load(self, *texts: str, **wishes: Any) -> dict[str, Any]:
+        """Write the texts as patches of one load, and load them. A test's patch differs in what it answers, mostly."""
         names = [self.patch(f"patch_{number}.py", text) for number, text in enumerate(texts)]
-        return await self.upgrades.load(names, "/", BY, silent)
+        return await self.upgrades.load(
+            names, "/", BY, silent, Wishes(**{"accept_differences": True, **wishes})
+        )
 
     async def check(self, text: str) -> dict[str, Any]:
         return await self.upgrades.check([self.patch("patch.py", text)], "/", BY, silent)

@@ -1,6 +1,6 @@
 """DESIGN.md's arrows and the rules of live code, read from the source: who may import whom, and what live code is.
 
-The rules that live code keeps inside a file are the kernel's own (`patchfile.check_live_source`): a patch is held
+The rules that live code keeps inside a file are the kernel's own (`law.check_live_source`): a patch is held
 to what the shipped code is held to. Who may import whom is written here a second time, on purpose.
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from streamd.runtime.patchfile import PatchError, check_live_source
+from streamd.runtime.law import check_live_source
+from streamd.runtime.source import PatchError
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "streamd"
@@ -22,12 +23,21 @@ LIVE = [path for path in SOURCES if path.is_relative_to(PACKAGE / "live")]
 # part -> (the parts of streamd it may import, the packages of others)
 ARROWS: dict[str, tuple[set[str], set[str]]] = {
     "server": (
-        {"", "config", "logs", "runtime", "drivers"},
+        {"", "config", "logs", "runtime", "drivers", "signing"},
         {"aiohttp", "uvloop", "click", "msgspec", "watchfiles"},
     ),
-    "ctl": ({"", "places", "ctl_show"}, {"click", "msgpack"}),
+    "ctl": (
+        {"", "ctl_wire", "ctl_show", "ctl_report", "ctl_stages", "ctl_top", "ctl_files"},
+        {"click"},
+    ),
+    "ctl_wire": ({"places"}, {"msgpack"}),
     "ctl_show": (set(), {"click", "rich"}),
-    "config": ({"places"}, {"msgspec"}),
+    "ctl_report": ({"ctl_show"}, {"click"}),
+    "ctl_stages": ({"ctl_show", "ctl_wire"}, set()),
+    "ctl_top": ({"ctl_show", "ctl_wire"}, {"click", "rich"}),
+    "ctl_files": ({"ctl_show"}, set()),
+    "config": ({"places", "signing"}, {"msgspec"}),
+    "signing": ({"runtime.patchfile"}, {"cryptography"}),
     "places": (set(), set()),
     "logs": (set(), set()),
     "runtime": ({"runtime"}, {"msgpack", "uvloop"}),

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from streamd import places
-from streamd.config import Address, Config, ConfigError, load, parse_address
+from streamd.config import Address, Config, ConfigError, load, members, parse_address
 
 SHIPPED = Path(__file__).parents[1] / "config" / "streamd.toml"
 
@@ -23,7 +23,8 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_shipped_file_has_every_key_with_its_default():
-    assert tomllib.loads(SHIPPED.read_text(encoding="utf-8")) == msgspec.to_builtins(Config())
+    shipped = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+    assert shipped == msgspec.json.decode(msgspec.json.encode(Config()))
 
 
 def test_the_shipped_file_loads():
@@ -50,6 +51,11 @@ def test_whole_numbers_are_good_for_seconds_and_left_out_keys_keep_their_default
     assert config.live.publisher_grace == 30.0
 
 
+def test_who_may_do_what_is_uids_and_gids():
+    assert members((), "here") == (frozenset(), frozenset())
+    assert members(("user:root", "uid:7", "group:root", "gid:8", "uid:7"), "here") == ({0, 7}, {0, 8})
+
+
 def test_what_live_code_is_told_is_a_plain_dict():
     settings = Config().live.settings()
     assert settings["viewer_max_lag"] == 5.0
@@ -61,7 +67,7 @@ def test_what_live_code_is_told_is_a_plain_dict():
     [
         ("[server]\nrtpm = ''", "[server] rtpm is no key of [server]; did you mean rtmp?"),
         ("[sever]\n", "[sever] is no section; did you mean server?"),
-        ("[xyzzy]\n", "[xyzzy] is no section; there are server, log, patches, releases, network,"),
+        ("[xyzzy]\n", "[xyzzy] is no section; there are server, log, patches, admin, rehearsal, probation,"),
         ("log = 'json'", "log is a section; write [log] on a line of its own, then its keys."),
         (
             "[server]\ndrain_seconds = 'ten'",
@@ -94,6 +100,57 @@ def test_what_live_code_is_told_is_a_plain_dict():
         ("[live]\nviewer_max_slow = 1.0", "viewer_max_lag is 5.0 and viewer_max_slow 1.0"),
         (f"[server]\nadmin = '/{'x' * 120}'", "is longer than the 107 bytes a unix socket's path may have"),
         ("[server\n", "is not TOML: "),
+        (
+            "[patches]\nkeys = 'x'",
+            '[patches] keys is "x"; write a list of texts in quotes, say keys = ["ssh-ed25519 AAAA',
+        ),
+        (
+            "[admin]\nload = ['group:x', 7]",
+            '[admin] load is ["group:x", 7]; write a list of texts in quotes, say load = ["group:streamd-operators"]',
+        ),
+        ("[admin]\nload = ['op']", '[admin] load has "op"; write "user:NAME", "group:NAME", "uid:NUMBER"'),
+        ("[admin]\nlook = ['uid:-1']", '[admin] look has "uid:-1"; write "user:NAME"'),
+        ("[admin]\nlook = ['gid:4294967295']", '[admin] look has "gid:4294967295"; write "user:NAME"'),
+        (
+            "[admin]\nlook = ['user:nobody-has-it']",
+            '[admin] look has "user:nobody-has-it", and this machine knows no such user; make it first, or write',
+        ),
+        ("[admin]\nlook = ['group:']", '[admin] look has "group:", and this machine knows no such group'),
+        ('[admin]\nlook = ["user:a\\u0000b"]', "and this machine knows no such user; make it first"),
+        (
+            "[admin]\nlook = ['uid:7']",
+            "[admin] look says who may only look, and load is empty, so that everyone",
+        ),
+        ("[patches]\nrequire_signature = true", "[patches] keys is empty and require_signature true, so no"),
+        (
+            "[probation]\nseconds = -1",
+            "[probation] seconds is -1; write a number of seconds from 0 to 86_400",
+        ),
+        ("[probation]\nevents = 1.5", "[probation] events is 1.5; write a whole number of events from 0 to"),
+        (
+            "[probation]\nrise = 0.5",
+            "[probation] rise is 0.5; write a number of times the rate before from 1 to",
+        ),
+        (
+            "[probation]\nstep_ms = 2000",
+            "[probation] step_ms is 2000.0 and [supervision] step_seconds 1.0; a",
+        ),
+        (
+            "[rehearsal]\nmemory = 1",
+            "[rehearsal] memory is 1; write a whole number of bytes from 268_435_456",
+        ),
+        (
+            "[rehearsal]\nreplay_seconds = 61",
+            "[rehearsal] replay_seconds is 61.0 and seconds 60.0; replaying",
+        ),
+        (
+            "[supervision]\nstep_seconds = 0",
+            "[supervision] step_seconds is 0; write a number of seconds from 0.05",
+        ),
+        (
+            "[supervision]\njournal_bytes = 100_000_000",
+            "[supervision] journal_bytes is 100000000 and journal_total 67108864; one broadcast may not have more",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_the_file_the_key_and_what_to_write(tmp_path, text, sentence):
@@ -101,7 +158,8 @@ def test_what_is_wrong_is_said_with_the_file_the_key_and_what_to_write(tmp_path,
     with pytest.raises(ConfigError) as e:
         load(path, {}, {})
     assert sentence in str(e.value)
-    assert str(path) in str(e.value) or "flush" in text or "slow" in text
+    of_two_keys = any(word in text for word in ("flush", "slow", "step_ms", "replay", "journal"))
+    assert str(path) in str(e.value) or of_two_keys
 
 
 def test_a_missing_file_and_a_wrong_encoding_are_sentences(tmp_path):

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
 
-from streamd import ctl, ctl_show
-from tests.fake_admin import BROADCAST, HISTORY, LOADED, REFUSAL, STATUS, FakeAdmin
+from streamd import ctl, ctl_show, ctl_wire
+from tests.fake_admin import (
+    BROADCAST,
+    CARET,
+    DIFFERENT,
+    HISTORY,
+    LOADED,
+    PROBATION,
+    REFUSAL,
+    STATUS,
+    FakeAdmin,
+)
 
 
 @pytest.fixture
@@ -41,6 +55,10 @@ def typed(server):
     [
         (["load", "patches/a.py", "b"], "load", {"paths": ["patches/a.py", "b"]}),
         (["check", "../a.py"], "check", {"paths": ["../a.py"]}),
+        (["check", "--shadow", "1min", "a.py"], "check", {"paths": ["a.py"], "shadow": 60.0}),
+        (["plan", "a.py"], "plan", {"paths": ["a.py"]}),
+        (["pin", "live/show"], "pin", {"name": "live/show"}),
+        (["unpin", "show"], "unpin", {"name": "show"}),
         (["rollback"], "rollback", {"to": None}),
         (["rollback", "--to", "3"], "rollback", {"to": 3}),
         (["keep"], "keep", {}),
@@ -52,6 +70,7 @@ def typed(server):
         (["diff", "1", "2"], "diff", {"from": 1, "to": 2}),
         (["history"], "history", {"last": 20}),
         (["history", "--last", "5"], "history", {"last": 5}),
+        (["history", "--verify"], "history", {"last": 20, "verify": True}),
         (["new-patch", "media.h264"], "new-patch", {"module": "media.h264"}),
         (["purge"], "purge", {}),
         (["stop"], "stop", {}),
@@ -62,7 +81,7 @@ def test_every_verb_sends_its_request_and_prints_one_json_object_wherever_json_s
 ):
     for line in (["--json", *words], [words[0], "--json", *words[1:]], [*words, "--json"]):
         result = typed(*line)
-        answer = server.answers[verb][-1]
+        answer = server.records(verb, args)[-1]
         assert json.loads(result.stdout) == answer
         assert result.exit_code == (0 if answer["ok"] else 1)
         expected = {"v": 1, "verb": verb, "args": args, "cwd": os.getcwd(), "json": True}
@@ -80,6 +99,74 @@ def test_a_refusal_goes_to_stderr_with_its_stage_and_exits_with_1(typed):
     result = typed("check", "bad.py")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == f"Refused at read: {REFUSAL['error']}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "args"),
+    [
+        ("--accept-differences --wait", {"accept_differences": True, "wait": True}),
+        ("--shadow 10 --probation 2min", {"shadow": 10.0, "probation": 120.0}),
+        ("--probation 0", {"probation": 0.0}),
+        ("--only live/a* --only live/b", {"only": ["live/a*", "live/b"]}),
+        ("--percent 10", {"percent": 10.0}),
+        ("--waves 1,10%,100 --bake 30s", {"waves": [1.0, 10.0, 100.0], "bake": 30.0}),
+        ("--at keyframe --max-pause 10ms", {"at": "keyframe", "max_pause": 10.0}),
+        ("--max-pause 0.5s", {"max_pause": 500.0}),
+        ("--irreversible old-state-is-wrong", {"irreversible": "old-state-is-wrong"}),
+    ],
+)
+def test_every_flag_of_load_is_sent_as_it_was_meant_and_no_other(server, typed, flags, args):
+    assert typed("load", "a.py", *flags.split()).exit_code == 0
+    assert server.requests.pop()["args"] == {"paths": ["a.py"], **args}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 30),
+        ("30s", 30),
+        (" 30 s ", 30),
+        ("1.5min", 90),
+        ("2m", 120),
+        ("1H", 3600),
+        ("250ms", 0.25),
+        (".5s", 0.5),
+    ],
+)
+def test_a_time_is_written_as_people_write_it(text, seconds):
+    assert ctl.seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("load a.py --shadow soon", "'soon' is no time; write 30s, 500ms, 2min or 1h."),
+        ("load a.py --shadow -1", "'-1' is no time"),
+        ("load a.py --shadow 2days", "'2days' is no time"),
+        ("load a.py --probation 25h", "'25h' is longer than a day."),
+        ("load a.py --max-pause 10", "'10' has no unit; write 10ms or 10s."),
+        ("load a.py --waves 10,1", "each wave is larger than the one before"),
+        ("load a.py --waves 1,101", "the last at most 100: 1,10,100."),
+        ("load a.py --waves all", "'all' are no waves; write growing percentages, as in 1,10,100."),
+        (
+            "load a.py --percent 10 --waves 1,10",
+            "--percent is one wave and --waves are several: give one of them.",
+        ),
+        ("load a.py --bake 30s", "--bake is the time between --waves; for a single move it is --probation."),
+        ("plan a.py --wait", "No such option"),
+        ("check a.py --percent 3", "No such option"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_refused_with_what_to_write(server, typed, line, sentence):
+    result = typed(*line.split())
+    assert (result.exit_code, server.requests) == (2, [])
+    assert sentence in " ".join(result.stderr.split())
+
+
+def test_an_irreversible_release_needs_a_reason(server, typed):
+    result = typed("load", "a.py", "--irreversible", " ")
+    assert (result.exit_code, server.requests) == (2, [])
+    assert "say why, in a sentence" in result.stderr
 
 
 WRONG_LINES = (
@@ -123,6 +210,27 @@ def test_status_of_a_quiet_server(server, typed):
     out = typed("status").stdout
     assert "Release 2 runs; a restart boots release 2.\n" in out
     assert "Nobody publishes." in out
+
+
+def test_status_tells_of_a_probation_mixed_releases_pins_and_what_no_rollback_crosses(server, typed):
+    releases = [
+        STATUS["releases"][0],
+        {**STATUS["releases"][1], "irreversible": "the old ring is gone", "differs": "it answers HEAD"},
+    ]
+    server.answers["status"] = [
+        {**STATUS, "releases": releases, "probation": PROBATION, "mixed": True, "pins": ["live/show"]}
+    ]
+    out = typed("status").stdout
+    assert (
+        "Release 2 is on probation, wave 1 of 3: 21 s left of 30 s, 2 sessions guarded by release 1, 4,021 events.\n"
+        "2 differences; the first: live/show, Data: SendAll has 12 bytes, and had 14\n" in out
+    )
+    assert "Sessions are on several releases" in out
+    assert "Pinned to their releases: live/show." in out
+    assert "No rollback crosses release 2: the old ring is gone" in out
+    assert "Release 2 is meant to act differently: it answers HEAD" in out
+    assert "2 pinned" in out
+    assert "streamd-ctl keep" not in out  # not while it is on probation
 
 
 def test_of_the_releases_that_are_only_on_disk_the_latest_are_shown(server, typed):
@@ -191,6 +299,56 @@ def test_a_trace_shows_the_clock(server, typed, two_hours_east):
     assert typed("trace", "live/show").stdout.splitlines()[1].split()[:2] == ["15:22:05.120", "Data"]
 
 
+def test_a_verified_history_says_so_and_a_broken_one_exits_with_1(server, typed):
+    verified = {"entries": 42, "problems": [], "head": "ab" * 32}
+    server.answers["history"] = [{**HISTORY, "verified": verified}]
+    result = typed("history", "--verify")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(
+        "Verified: 42 entries, each chained to the one before; the last is abababababab.\n"
+    )
+    problems = ["line 3 does not follow from line 2"]
+    broken = {
+        "ok": False,
+        "stage": "history",
+        "error": problems[0],
+        "verified": {**verified, "problems": problems},
+    }
+    for answer in ({**HISTORY, "verified": broken["verified"]}, {**HISTORY, **broken}):
+        server.answers["history"] = [answer]
+        result = typed("history", "--verify")
+        assert result.exit_code == 1
+        assert "codec_fix.py" in result.stdout
+        assert "The history is not what was written (42 entries read):\nline 3 does not" in result.stdout
+
+
+def test_a_source_line_with_its_caret_is_printed_as_it_comes(typed):
+    result = typed("load", "crooked.py")
+    assert result.exit_code == 1
+    assert result.stderr == f"Refused at merge: {CARET['error']}\n"
+    assert result.stderr.splitlines()[2].endswith("             ^")
+
+
+def test_source_that_reads_otherwise_than_it_runs_is_shown_as_what_it_is(server, typed):
+    server.answers["diff"] = [{"ok": True, "text": "+if a: \u202e# }\u2066"}]
+    assert typed("diff").stdout == "+if a: \ufffd# }\ufffd\n"
+    assert "\\u202e" in typed("--json", "diff").stdout
+
+
+def test_a_probation_that_fails_exits_with_1_and_names_the_crash_report(typed):
+    result = typed("load", "--wait", "raises.py")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Failed on probation: live/show: IndexError\nCrash report: /var/crash/7.json\n"
+
+
+def test_where_nobody_can_be_asked_differences_are_a_refusal(server, typed):
+    result = typed("load", "differs.py")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Refused: {DIFFERENT['error']}\n"
+    assert len(server.requests) == 1
+    assert typed("load", "--accept-differences", "differs.py").exit_code == 0
+
+
 def test_paths_are_shown_as_a_shell_takes_them(server, typed):
     server.answers["history"] = [{"ok": True, "entries": [{"paths": ["my patches/a.py", "b.py"]}]}]
     assert "'my patches/a.py', b.py" in typed("history").stdout
@@ -240,12 +398,12 @@ def test_a_socket_that_the_user_may_not_use_exits_with_3_and_says_what_to_do():
 
 def test_without_admin_the_usual_places_are_tried_and_named(monkeypatch, server):
     monkeypatch.delenv("STREAMD_ADMIN", raising=False)
-    monkeypatch.setattr(ctl, "find_admin_path", lambda env: None)
+    monkeypatch.setattr(ctl_wire, "find_admin_path", lambda env: None)
     result = CliRunner().invoke(ctl.cli, ["status"])
     assert result.exit_code == 3
     assert "there is no admin socket at " in result.stderr
     assert "/run/streamd/admin.sock" in result.stderr
-    monkeypatch.setattr(ctl, "find_admin_path", lambda env: server.path)
+    monkeypatch.setattr(ctl_wire, "find_admin_path", lambda env: server.path)
     assert CliRunner().invoke(ctl.cli, ["stop"]).stdout == "stopping.\n"
     monkeypatch.setenv("STREAMD_ADMIN", "/nowhere.sock")
     assert CliRunner().invoke(ctl.cli, ["status"]).stderr.startswith("/nowhere.sock: ")
@@ -281,14 +439,17 @@ def test_a_refusal_before_the_request_was_read_is_printed(server, typed):
 # ---- a terminal ------------------------------------------------------------------------------------------
 
 
-def on_a_terminal(*words: str, columns: int = 160) -> str:
+def on_a_terminal(*words: str, columns: int = 160, typing: bytes = b"", code: int | None = None) -> str:
     """What a person sees: everything written to a pseudo-terminal, controls and all."""
     ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns)}
-    env.pop("NO_COLOR", None)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 30, columns, 0, 0))
+    env = {**os.environ, "TERM": "xterm"}
+    for name in ("NO_COLOR", "COLUMNS", "LINES"):
+        env.pop(name, None)
     command = [sys.executable, "-m", "streamd.ctl", *words]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env):
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env) as process:
         os.close(theirs)
+        os.write(ours, typing)
         seen = b""
         try:
             while data := os.read(ours, 65_536):
@@ -296,13 +457,55 @@ def on_a_terminal(*words: str, columns: int = 160) -> str:
         except OSError:
             pass  # EIO: the other side is closed
     os.close(ours)
+    assert code in (None, process.returncode)
     return seen.decode()
 
 
-def test_progress_is_a_bar_that_is_gone_when_the_answer_comes(server):
-    seen = on_a_terminal("--admin", server.path, "load", "a.py")
-    assert "rehearsing  [##############..............] 1/2" in seen
-    assert seen.endswith(f"\r\x1b[K{LOADED['text']}\r\n")
+def on_screen(seen: str) -> list[str]:
+    """The lines as they stay: what was written over is gone, and so are colours."""
+    lines = [line.rpartition("\x1b[K")[2] for line in seen.splitlines() if line]
+    return [line for line in (re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).rstrip() for line in lines) if line]
+
+
+def test_a_load_is_a_line_for_each_stage_and_ends_in_the_sentence(server):
+    seen = on_a_terminal("--admin", server.path, "load", "a.py", "--wait")
+    assert "rehearse   [##########..........]  1/2" in seen
+    assert "probation  [####................]  8 s left" in seen
+    assert [line.split()[0] for line in on_screen(seen)] == [
+        *("read", "merge", "rehearse", "import", "move", "probation"),
+        *("pauses", "release"),
+    ]
+    assert "rehearse   2/2           0.0 s" in on_screen(seen)
+    assert "probation  10/10 s       0.0 s" in on_screen(seen)
+    assert seen.endswith(f"\r\n{LOADED['text']}\r\n")
+
+
+def test_a_refused_load_shows_what_failed_before_the_sentence(server):
+    lines = on_screen(on_a_terminal("--admin", server.path, "load", "fails.py"))
+    assert lines[2].endswith("failed")
+    assert "live/studio1: upgrade raised KeyError: 'sps'" in lines
+    assert any(line.strip() == "~~~^^^^^^^" for line in lines)
+    assert lines[-1] == "Refused at rehearse: live/studio1: KeyError: 'sps'"
+
+
+@pytest.mark.parametrize(
+    ("typing", "code", "asked"), [(b"y\n", 0, 2), (b"\n", 1, 1), (b"no\n", 1, 1), (b"\x04", 1, 1)]
+)
+def test_on_a_terminal_differences_are_shown_and_asked_about(server, typing, code, asked):
+    seen = on_a_terminal("--admin", server.path, "load", "differs.py", typing=typing, code=code)
+    before, question, after = seen.partition("Load it all the same? [y/N]: ")
+    assert question
+    assert "SendAll has 1,204 bytes, and had 1,190" in before
+    assert DIFFERENT["error"][:40] in before
+    assert (LOADED["text"] if code == 0 else "Not loaded. Nothing was changed.") in after
+    assert [request["args"].get("accept_differences") for request in server.requests] == [None, True][:asked]
+
+
+@pytest.mark.parametrize("line", ["status", "check differs.py", "plan a.py", "load a.py --wait", "top"])
+def test_nothing_is_wider_than_80_columns(server, line):
+    typing = b"q" if line == "top" else b""
+    seen = on_a_terminal("--admin", server.path, *line.split(), columns=80, typing=typing)
+    assert max(map(len, on_screen(seen))) <= 80
 
 
 @pytest.mark.parametrize("columns", [80, 100])
@@ -382,11 +585,17 @@ def tab(server, tmp_path, monkeypatch):
     return tab
 
 
-def test_names_come_from_the_running_server(tab):
+def test_names_come_from_the_running_server(server, tab):
     assert tab("new-patch", "media.") == ["media.aac", "media.h264"]
     assert tab("sessions", "live/") == ["live/show"]
     assert tab("trace", "d") == ["door/17"]
     assert tab("rollback", "--to", "1") == ["1"]
+    assert tab("pin", "live/") == ["live/show"]
+    assert tab("load", "a.py", "--only", "live/") == ["live/show"]
+    assert tab("load", "--at", "") == ["keyframe"]
+    assert "--accept-differences" in tab("load", "--acc")
+    server.answers["status"] = [{**STATUS, "pins": ["live/final"]}]
+    assert tab("unpin", "live/") == ["live/final"]
     assert "rollback" in tab("ro")
 
 
@@ -397,6 +606,8 @@ def test_patches_come_from_here_and_from_the_servers_directory(tab):
     open("eastern/b.py", "w").close()
     assert tab("load", "e") == ["eastern/", "eels.py", "euro_fix.py"]
     assert tab("load", "eastern/") == ["eastern/b.py"]
+    assert tab("sign", "e") == ["eastern/", "eels.py"]
+    assert tab("plan", "eu") == ["euro_fix.py"]
 
 
 def test_completion_without_a_server_offers_nothing_and_says_nothing(tab):

@@ -38,15 +38,19 @@ class Message(NamedTuple):
     payload: bytes
 
 
-def headers() -> list[Message]:
+def config(pps: int = 1) -> bytes:
+    """The AVCDecoderConfigurationRecord with so many picture parameter sets: one in nearly all encoders, two in some."""
+    return h264.pack_config([SPS], [PPS] * pps, b"\xfd\xf8\xf8\x00")
+
+
+def headers(pps: int = 1) -> list[Message]:
     metadata: dict[str, amf0.Value] = {
         "width": 1280.0, "height": 720.0, "framerate": float(RATE), "videocodecid": 7.0, "videodatarate": 872.0,
         "audiocodecid": 10.0, "audiosamplerate": 48_000.0, "audiodatarate": 128.0, "stereo": True, "encoder": "bench",
     }  # fmt: skip
-    config = h264.pack_config([SPS], [PPS], b"\xfd\xf8\xf8\x00")
     return [
         Message(SCRIPT, 0, amf0.encode("@setDataFrame", "onMetaData", metadata)),
-        Message(VIDEO, 0, b"\x17\x00\x00\x00\x00" + config),
+        Message(VIDEO, 0, b"\x17\x00\x00\x00\x00" + config(pps)),
         Message(AUDIO, 0, b"\xaf\x00" + SOUND_CONFIG),
     ]
 
@@ -105,12 +109,12 @@ def _opening(app: str) -> bytes:
     return shake + size + _command("connect", 1, connect) + _command("createStream", 2, None)
 
 
-def publishing(name: str, app: str = "live") -> bytes:
+def publishing(name: str, app: str = "live", pps: int = 1) -> bytes:
     """What a publisher says first, its sequence headers included."""
     said = _opening(app) + _command("publish", 3, None, name, "live", stream=1)
     return said + b"".join(
         rtmp_chunks.chunk(4 if item.type == AUDIO else 6, item.type, 1, 0, item.payload, CHUNK)
-        for item in headers()
+        for item in headers(pps)
     )
 
 

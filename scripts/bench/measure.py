@@ -50,13 +50,20 @@ def raise_descriptor_limit() -> int:
 class Process:
     """A child on a processor of its own if there is one; speaks in lines on its standard input and output."""
 
-    def __init__(self, name: str, command: Sequence[str | Path], core: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        core: int | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.child = subprocess.Popen(
             [str(item) for item in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
+            env=env,
             preexec_fn=lambda: pin(core),
         )
         self._lines = b""
@@ -126,8 +133,10 @@ def pin(core: int | None) -> None:
 
 
 @contextlib.contextmanager
-def running(name: str, command: Sequence[str | Path], core: int | None = None) -> Iterator[Process]:
-    process = Process(name, command, core)
+def running(
+    name: str, command: Sequence[str | Path], core: int | None = None, env: dict[str, str] | None = None
+) -> Iterator[Process]:
+    process = Process(name, command, core, env)
     try:
         yield process
     finally:

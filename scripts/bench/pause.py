@@ -3,80 +3,88 @@
 For 1, 100, 1,000 and 5,000 broadcasts patches/codec_fix.py is loaded and rolled back in turns. Every broadcast has a
 real RTMP publisher over TCP, in another process; the first few of them send in real time, the others have sent half a
 second and stopped inside a message. The first broadcast of all has viewers. The patch changes the state of each.
+After a load the new code is on probation for some seconds, guarded by the old code; the rollback comes after that.
 
 The longest pause is the load's own figure: how long the loop was held at a time while sessions moved. The longest stall
 is seen from inside the loop during the whole load, reading, rehearsal and import included; next to it stands the
-same loop's stall in a time without a load.
+same loop's stall in a time without a load. What probation costs is the server's processor time meanwhile, against that
+after it, with the same publishers and viewers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.bench import measure
-from scripts.bench.measure import median, running, scratch
+from scripts.bench.measure import Process, median, running, scratch
 
 COUNTS, ROUNDS = (1, 100, 1_000, 5_000), 7
 LIVE, VIEWERS = 10, 100
+PROBATION = 3.0  # s
+PATIENCE = 120.0  # s that a verb may take
 TARGET_MS = 5.0  # longest pause, and at so many sessions:
 TARGET_AT = 1_000
 HEAD = (
     "sessions", "total", "longest pause: median", "worst", "rollback: worst",
     "stall, idle: median", "worst", "stall, load: median", "worst", "stall, rollback: worst",
 )  # fmt: skip
+HEAD_PROBATION = ("sessions", "CPU on probation", "without", "ratio")
 
 
-def ask(server: measure.Process, line: str) -> dict[str, Any]:
+def ask(server: Process, line: str) -> dict[str, Any]:
     server.say(line)
-    told: dict[str, Any] = json.loads(server.hear(120))
+    told: dict[str, Any] = json.loads(server.hear(PATIENCE))
     if "error" in told:
         sys.exit(f"{line}: {told['error']}")
     return told
 
 
-def wait_for(server: measure.Process, count: int) -> None:
-    for _ in range(600):
-        if ask(server, "sessions")["sessions"] >= count:
-            return
-    sys.exit(f"the server has fewer than {count} broadcasts")
-
-
-def one(count: int, rounds: int, place: Path) -> list[str]:
-    """The row for so many sessions."""
+@contextlib.contextmanager
+def broadcasts(count: int, place: Path) -> Iterator[tuple[Process, Path]]:
+    """A server with so many, and the patch that it can load."""
     patches = place / "patches"
     patches.mkdir(mode=0o755)
     shutil.copy(measure.ROOT / "patches" / "codec_fix.py", patches)
-    patch = str(patches / "codec_fix.py")
     request = place / "request"
     request.write_bytes(b"GET /live/bench1.flv HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     program = measure.compiled("viewers.c", place)
-    measure.progress(f"pause: {count} sessions")
-    with running(
-        "streamd", [sys.executable, "-m", "scripts.bench.serve", place / "state", patches], measure.ANY
-    ) as server:
+    with (
+        running(
+            "streamd", [sys.executable, "-m", "scripts.bench.serve", place / "state", patches], measure.ANY
+        ) as server,
+        contextlib.ExitStack() as peers,
+    ):
         ports = json.loads(server.hear())
         live = min(LIVE, count)
-        command = [sys.executable, "-m", "scripts.bench.publishers", ports["rtmp"], count, live, 600]
-        with running("publishers", [str(item) for item in command], -1) as publishers:
-            publishers.hear(120)
-            wait_for(server, count)
-            if program is None:
-                return measured(server, count, rounds, patch)
-            with running("viewers", [program, str(ports["http"]), str(VIEWERS), request], -1) as viewers:
-                viewers.hear()
-                return measured(server, count, rounds, patch)
+        command = [sys.executable, "-m", "scripts.bench.publishers", ports["rtmp"], count, live, 3600]
+        publishers = peers.enter_context(running("publishers", [str(item) for item in command], -1))
+        publishers.hear(PATIENCE)
+        ask(server, f"settled {count}")
+        if program is not None:
+            watching: list[str | Path] = [program, str(ports["http"]), str(VIEWERS), request]
+            peers.enter_context(running("viewers", watching, -1)).hear()
+        yield server, patches / "codec_fix.py"
 
 
-def measured(server: measure.Process, count: int, rounds: int, patch: str) -> list[str]:
-    loads, backs, idles = [], [], []
+def measured(
+    server: Process, count: int, rounds: int, patch: Path, probation: float
+) -> tuple[list[str], list[str]]:
+    """The rows of both tables for so many sessions."""
+    loads, backs, idles, guarded, plain = [], [], [], [], []
     for _ in range(rounds):
-        loads.append(ask(server, f"load {patch}"))
+        loads.append(ask(server, f"load {patch} " + json.dumps({"probation": probation})))
+        guarded.append(busy(server, probation * 0.6))
+        while ask(server, "status")["probation"] is not None:
+            time.sleep(0.1)
         idles.append(ask(server, f"idle {loads[-1]['total_ms'] / 1000:.3f}"))
+        plain.append(busy(server, probation * 0.6))
         backs.append(ask(server, "rollback"))
     if loads[-1]["sessions"] < count:
         sys.exit(f"only {loads[-1]['sessions']} of {count} sessions were moved")
@@ -90,17 +98,29 @@ def measured(server: measure.Process, count: int, rounds: int, patch: str) -> li
         median(of(idles, "stall_ms")), max(of(idles, "stall_ms")),
         median(of(loads, "stall_ms")), max(of(loads, "stall_ms")), max(of(backs, "stall_ms")),
     ]  # fmt: skip
-    return [f"{count:,}", f"{figures[0]:.0f}", *(f"{figure:.1f}" for figure in figures[1:])]
+    row = [f"{count:,}", f"{figures[0]:.0f}", *(f"{figure:.1f}" for figure in figures[1:])]
+    ratio = median([with_it / without for with_it, without in zip(guarded, plain, strict=True)])
+    return row, [f"{count:,}", f"{median(guarded):.1%}", f"{median(plain):.1%}", f"{ratio:.2f}"]
+
+
+def busy(server: Process, seconds: float) -> float:
+    """The share of a processor that the server uses."""
+    began, before = time.monotonic(), server.cpu()
+    time.sleep(seconds)
+    return (server.cpu() - before) / (time.monotonic() - began)
 
 
 def main() -> None:
     chosen = measure.arguments("The pause of a load, by the number of sessions.")
     counts = (1, 20) if chosen.quick else COUNTS
-    rounds = chosen.rounds or (2 if chosen.quick else ROUNDS)
-    rows = []
+    rounds = chosen.rounds or (1 if chosen.quick else ROUNDS)
+    rows, costs = [], []
     for count in counts:
-        with scratch() as place:
-            rows.append(one(count, rounds, place))
+        measure.progress(f"pause: {count} sessions")
+        with scratch() as place, broadcasts(count, place) as (server, patch):
+            row, cost = measured(server, count, rounds, patch, 0.5 if chosen.quick else PROBATION)
+            rows.append(row)
+            costs.append(cost)
     worst = {row[0]: float(row[3]) for row in rows}
     notes = [f"All in ms; {rounds} loads and {rounds} rollbacks for each row."]
     if (reached := worst.get(f"{TARGET_AT:,}")) is not None:
@@ -109,6 +129,10 @@ def main() -> None:
             f"Target: longest pause at {TARGET_AT:,} sessions below {TARGET_MS:g} ms: {reached:.1f} ms, {verdict}."
         )
     measure.report("pause", HEAD, rows, notes)
+    live = f"{LIVE} live publishers and {VIEWERS} viewers; medians of {rounds} times {PROBATION * 0.6:g} s."
+    measure.report(
+        "probation", HEAD_PROBATION, costs, [f"Share of a processor that the server uses with {live}"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Encoders in a process of their own: `python -m scripts.bench.publishers PORT COUNT LIVE SECONDS [NAME]`.
+"""Encoders in a process of their own: `python -m scripts.bench.publishers PORT COUNT LIVE SECONDS [NAME [ODD]]`.
 
 COUNT connections publish live/NAME1 and so on over RTMP. The first LIVE of them send in real time for SECONDS, each a
 little later than the one before, as encoders do that know nothing of each other. The others send `OPENING` ms of the
-broadcast and then stop in the middle of a message: an idle session with all the state of a real one. Prints "ready"
-when all have begun. What the server answers is read and thrown away.
+broadcast and then stop in the middle of a message: an idle session with all the state of a real one. The
+last ODD of them announce two picture parameter sets instead of one. Prints "ready" when all have begun. What the server answers is read and thrown away.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ def connect(port: int) -> socket.socket:
     return sock
 
 
-def begin(port: int, count: int, name: str, opening: bytes) -> list[socket.socket]:
+def begin(port: int, count: int, name: str, opening: bytes, odd: int = 0) -> list[socket.socket]:
     """Connect everybody; the idle ones have then done all they ever do."""
     socks = []
     for number in range(count):
         sock = connect(port)
-        sock.sendall(broadcast.publishing(f"{name}{number + 1}") + opening)
+        pps = 1 if number < count - odd else 2
+        sock.sendall(broadcast.publishing(f"{name}{number + 1}", pps=pps) + opening)
         socks.append(sock)
     return socks
 
@@ -71,11 +72,11 @@ def publish(socks: list[socket.socket], seconds: int) -> None:
             heapq.heappop(due)
 
 
-def main(port: int, count: int, live: int, seconds: int, name: str = "bench") -> None:
+def main(port: int, count: int, live: int, seconds: int, name: str = "bench", odd: int = 0) -> None:
     measure.raise_descriptor_limit()
     active = begin(port, live, name, b"")
     start = b"".join(broadcast.chunks(broadcast.until(OPENING)))
-    idle = begin(port, count - live, f"{name}-idle", start[: -broadcast.SOUND_BYTES // 2])
+    idle = begin(port, count - live, f"{name}-idle", start[: -broadcast.SOUND_BYTES // 2], odd)
     print("ready", flush=True)
     if active:
         publish(active, seconds)
@@ -86,4 +87,4 @@ def main(port: int, count: int, live: int, seconds: int, name: str = "bench") ->
 
 if __name__ == "__main__":
     port, count, live, seconds = map(int, sys.argv[1:5])
-    main(port, count, live, seconds, *sys.argv[5:])
+    main(port, count, live, seconds, *sys.argv[5:6], *map(int, sys.argv[6:]))

@@ -4,8 +4,12 @@ The server is the real one, listeners, timers and all, with its configuration's 
 for longer. It prints {"rtmp": port, "http": port} and then answers each line on its standard input with a line of JSON:
 
     idle SECONDS    watch the loop while nothing is asked of it
-    load PATH       watch it during a load;  `rollback`: during a rollback
+    load PATH [JSON]   watch it during a load, with these arguments besides;  `rollback`: during a rollback
+    check PATH      watch it during a check
     sessions        how many broadcasts there are
+    settled COUNT   the same, when there are so many
+    status          what the operator's status says
+    steps MS | unwritten MS | recompute MS     see inside.py
     profile PATH    what `load PATH` spends its time on in the loop's thread, on standard error
 
 The probe is a bell: a process that writes the time into a pipe every millisecond. How old that time is when the loop
@@ -33,6 +37,8 @@ import uvloop
 
 from scripts.bench import measure
 from streamd import config
+from streamd.runtime.admin import Caller
+from streamd.runtime.wishes import Refusal
 from streamd.server import Server
 
 BY = {"uid": -1, "gid": -1, "pid": 0}
@@ -83,29 +89,67 @@ class Probe:
         return {"stall_ms": ordered[-1], "stall_p99_ms": ordered[int(len(ordered) * 0.99)]}
 
 
-async def nobody_listens(stage: str, done: int, of: int) -> None:
-    """Progress of a load, for nobody."""
+class Stages:
+    """Progress of a verb: which stage began when, in ms from the beginning."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.seen: dict[str, float] = {}
+
+    async def note(self, stage: str, *_done: Any) -> None:
+        self.seen.setdefault(stage, (time.monotonic() - self.began) * 1000)
 
 
-async def load(server: Server, path: str) -> dict[str, Any]:
-    return await server.upgrades.load([path], path, BY, nobody_listens)
+async def ask(server: Server, verb: str, args: dict[str, Any]) -> dict[str, Any]:
+    """What the admin socket would answer, and `stages`."""
+    stages = Stages()
+    try:
+        answer = await server.verbs.table[verb](
+            args, Caller(BY, str(server.config.server.patches)), stages.note
+        )
+    except Refusal as refusal:
+        return {"error": str(refusal), "stage": refusal.stage, "stages": stages.seen}
+    return {**answer, "stages": stages.seen}
+
+
+def count(server: Server) -> dict[str, int]:
+    return {"sessions": len(server.sessions.listed(doors=False)), "links": len(server.net.links)}
+
+
+def inside_command(server: Server, verb: str, ms: int) -> dict[str, Any]:
+    from scripts.bench import inside
+
+    if not _streams:
+        _streams.append(inside.Stream())
+    if verb == "recompute":
+        return inside.recompute(server, _streams[0], ms)
+    return inside.steps(server, _streams[0], ms, verb == "steps")
 
 
 async def serve_command(server: Server, probe: Probe, verb: str, argument: str) -> dict[str, Any]:
     if verb == "sessions":
-        return {"sessions": len(server.sessions.listed(doors=False)), "links": len(server.net.links)}
+        return count(server)
+    if verb == "settled":
+        while count(server)["sessions"] < int(argument):
+            await asyncio.sleep(0.02)
+        return count(server)
+    if verb == "status":
+        return await ask(server, verb, {})
+    if verb in ("steps", "unwritten", "recompute"):
+        return inside_command(server, verb, int(argument))
     probe.start()
     answer: dict[str, Any] = {}
     if verb == "idle":
         await asyncio.sleep(float(argument))
-    elif verb == "load":
-        answer = await load(server, argument)
+    elif verb in ("load", "check"):
+        path, _, more = argument.partition(" ")
+        answer = await ask(server, verb, {"paths": [path], **json.loads(more or "{}")})
     elif verb == "rollback":
-        answer = await server.upgrades.rollback(None, BY, nobody_listens)
+        answer = await ask(server, verb, {})
     elif verb == "profile":
         profiler = cProfile.Profile()
         profiler.enable()
-        answer = await load(server, argument)
+        answer = await ask(server, "load", {"paths": [argument]})
         profiler.disable()
         pstats.Stats(profiler, stream=sys.stderr).sort_stats("tottime").print_stats(25)
     await asyncio.sleep(TAIL)
@@ -148,6 +192,7 @@ def obey(server: Server, probe: Probe) -> None:
     task.add_done_callback(_tasks.discard)
 
 
+_streams: list[Any] = []
 _tasks: set[asyncio.Task[None]] = set()
 
 if __name__ == "__main__":

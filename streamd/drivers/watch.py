@@ -14,9 +14,13 @@ from pathlib import Path
 
 from watchfiles import Change, awatch
 
-from streamd.runtime.upgrade import Refusal, Upgrades
+from streamd.runtime.upgrade import Upgrades
+from streamd.runtime.wishes import Refusal, Wishes
 
 log = logging.getLogger("streamd")
+
+# Whoever develops changes what the code does, and the next edition comes in a minute.
+DEVELOPING = Wishes(accept_differences=True, probation=0.0)
 
 
 async def watch(root: Path, mode: str, upgrades: Upgrades) -> None:
@@ -36,15 +40,16 @@ async def watch(root: Path, mode: str, upgrades: Upgrades) -> None:
                 if mode == "load":
                     if _loaded_last(Path(path).name, upgrades):
                         await upgrades.rollback(None, by, _silent)
-                    await upgrades.load([path], str(root), by, _silent)
+                    await upgrades.load([path], str(root), by, _silent, DEVELOPING)
                 else:
                     await upgrades.check([path], str(root), by, _silent)
 
 
 def _loaded_last(name: str, upgrades: Upgrades) -> bool:
     """True if the running release is its parent and this file alone: then a new edition takes the old one's place."""
-    record = upgrades.records[upgrades.current.number]
-    before = upgrades.records[record.parent].patches if record.parent in upgrades.records else None
+    records = upgrades.library.records
+    record = records[upgrades.current.number]
+    before = records[record.parent].patches if record.parent in records else None
     return before is not None and [item["name"] for item in record.patches[len(before) :]] == [name]
 
 

@@ -3,61 +3,72 @@
     AMENDS = "media.h264@1"    the file's top-level definitions replace their namesakes, new ones are added
     REPLACES = "media.h264@1"  the file is the module
     ADDS = "media.av2"         a new module
+    REMOVES = "media.h264@1"   the module goes; the file says nothing else
+    ADDS and RENAMES = "media.h264@1"  the module lives on under the name that is added, and the file is the module
+    DIFFERS = "..."            beside any of them: what behaves otherwise on purpose, in a sentence
 
 The rule this file keeps: everything is learnt from the syntax tree, and every refusal is a sentence that names
-file, line and what to write instead. `check_live_source` is the law for live code, for shipped modules and
-patches alike.
+file, line and what to write instead. What live code may be is the law's affair (law.py).
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import io
 import os
 import re
 import stat
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = "streamd.live"
-HEADERS = ("AMENDS", "REPLACES", "ADDS")
-MIGRATIONS = re.compile(r"(upgrade|downgrade)(_[A-Z]\w*)?|resumed")  # upgrade, or upgrade_Track
-HEADER_VALUE = re.compile(r"([a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*)@(\d+)")
-KERNEL = frozenset({"streamd.runtime.state", "streamd.runtime.vocabulary"})
-# Which live modules a package may import, as prefixes (DESIGN.md, "Arrows"): protocol and media their own kind,
-# policy both. A script tag of FLV is AMF by its own specification (Annex E.4.4), hence the one exception.
-MAY_IMPORT = {
-    "protocol": ("protocol",),
-    "media": ("media", "protocol.amf"),
-    "handlers": ("handlers", "media", "protocol"),
-}
-FORBIDDEN = frozenset(
-    "asyncio socket threading time os logging random subprocess importlib sys io selectors signal multiprocessing "
-    "concurrent ctypes builtins pathlib shutil tempfile secrets gc inspect queue ssl select sched".split()
+from streamd.runtime import source
+from streamd.runtime.law import KERNEL, check_live_source
+from streamd.runtime.source import (
+    PACKAGE,
+    PatchError,
+    bound,
+    constant,
+    error_at,
+    imports_of,
+    lines_of,
+    versions_of,
 )
-FORBIDDEN_CALLS = frozenset(
-    {"open", "exec", "eval", "compile", "__import__", "input", "print", "globals", "breakpoint"}
-)
-MUTABLE_CALLS = frozenset(
-    "list dict set bytearray deque defaultdict OrderedDict Counter count cycle iter open".split()
-)
-CACHES = frozenset({"cache", "lru_cache", "cached_property"})
 
+__all__ = [
+    "KERNEL",
+    "PACKAGE",
+    "Patch",
+    "PatchError",
+    "changes",
+    "check_live_source",
+    "contained",
+    "decode",
+    "find",
+    "merge",
+    "parse",
+    "read",
+    "read_bytes",
+    "shadows",
+    "versions_of",
+]
 
-class PatchError(Exception):
-    """Why a patch is refused, as a sentence; `stage` is the step of the patch path that refused it."""
-
-    def __init__(self, sentence: str, stage: str = "read") -> None:
-        super().__init__(sentence)
-        self.stage = stage
+KINDS = ("AMENDS", "REPLACES", "ADDS", "REMOVES")
+HEADERS = (*KINDS, "RENAMES", "DIFFERS")
+# upgrade, upgrade_Track, upgrade_session
+MIGRATIONS = re.compile(r"(upgrade|downgrade)(_[A-Z]\w*|_session)?|resumed")
+MODULE = r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*"
+HEADER_VALUE = re.compile(rf"({MODULE})@(\d{{1,9}})")
+LONGEST_REASON = 500  # characters of DIFFERS: it is one sentence, and stands in status and history
 
 
 @dataclass(frozen=True)
 class Patch:
-    """One file that was read and understood. `base` is the version it wants, 0 for ADDS."""
+    """One file that was read and understood.
+
+    `base` is the version of `module` that it wants, 0 for ADDS; `version` the one it makes, 0 for REMOVES. `renames`
+    is the module that lives on as this one, "" for none, and `renamed_base` the version which that one must have.
+    """
 
     path: Path
     text: str
@@ -67,9 +78,22 @@ class Patch:
     version: int
     sha256: str
     tree: ast.Module
+    differs: str = ""
+    renames: str = ""
+    renamed_base: int = 0
 
     def __str__(self) -> str:
         return self.path.name
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The modules that this patch has for itself in a load."""
+        return (self.module, self.renames) if self.renames else (self.module,)
+
+    @property
+    def gone(self) -> str:
+        """The module that is no more when this patch has been merged, "" for none."""
+        return self.module if self.kind == "REMOVES" else self.renames
 
 
 # ---- read ----------------------------------------------------------------------------------------------------
@@ -115,10 +139,12 @@ def find(paths: Sequence[str], cwd: str, root: Path) -> list[Path]:
 
 def read(path: Path, root: Path, max_bytes: int) -> Patch:
     """Read one patch file. Raises PatchError if it may not be trusted or cannot be understood."""
-    return parse(path, _read_trusted(path, root.resolve(), max_bytes))
+    return parse(path, decode(path, read_bytes(path, root, max_bytes)))
 
 
-def _read_trusted(path: Path, root: Path, max_bytes: int) -> str:
+def read_bytes(path: Path, root: Path, max_bytes: int) -> bytes:
+    """The bytes of a patch file, as a signature covers them. Raises PatchError if they may not be trusted."""
+    root = root.resolve()
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -141,8 +167,15 @@ def _read_trusted(path: Path, root: Path, max_bytes: int) -> str:
         raw = file.read(max_bytes + 1)
     if len(raw) > max_bytes:
         raise PatchError(f"{path} grew past {max_bytes} bytes while it was read")
+    return raw
+
+
+def decode(path: Path, raw: bytes) -> str:
+    """The text of a patch, as Python reads it: a mark of the byte order means nothing, every line ends in a line feed.
+
+    Raises PatchError.
+    """
     try:
-        # as Python reads it: a mark of the byte order means nothing, and every line ends in a line feed
         return raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
@@ -153,15 +186,31 @@ def _read_trusted(path: Path, root: Path, max_bytes: int) -> str:
 
 def parse(path: Path, text: str) -> Patch:
     """Understand a patch's header. Raises PatchError."""
-    tree = _tree(path, text)
-    words = {name: node for node in tree.body for name in _bound(node) if name in (*HEADERS, "VERSION")}
-    heads = [name for name in HEADERS if name in words]
+    tree = source.parse(path, text)
+    words = {name: node for node in tree.body for name in bound(node) if name in (*HEADERS, "VERSION")}
+    heads = [name for name in KINDS if name in words]
     if len(heads) != 1:
         raise PatchError(
             f'{path}: a patch has one header, such as AMENDS = "media.h264@1"; this has {len(heads)}'
         )
     kind = heads[0]
-    value = _constant(words[kind])
+    module, base = _header(path, text, words[kind], kind)
+    renames, renamed_base = "", 0
+    if "RENAMES" in words:
+        if kind != "ADDS":
+            raise error_at(path, text, words["RENAMES"], f"RENAMES goes with ADDS, not with {kind}")
+        renames, renamed_base = _header(path, text, words["RENAMES"], "RENAMES")
+        if renames == module:
+            raise error_at(path, text, words["RENAMES"], f"{module} cannot become itself; use REPLACES")
+    version = _version(path, text, words, kind, base or renamed_base)
+    differs = _differs(path, text, words["DIFFERS"]) if "DIFFERS" in words else ""
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    return Patch(path, text, kind, module, base, version, sha256, tree, differs, renames, renamed_base)
+
+
+def _header(path: Path, text: str, node: ast.stmt, kind: str) -> tuple[str, int]:
+    """(module, version) that a header names; version 0 for ADDS."""
+    value = constant(node)
     found = (
         HEADER_VALUE.fullmatch(value if kind != "ADDS" else f"{value}@0") if isinstance(value, str) else None
     )
@@ -169,89 +218,85 @@ def parse(path: Path, text: str) -> Patch:
         wanted = (
             '"media.h264@1": a module and the version that is running' if kind != "ADDS" else '"media.av2"'
         )
-        raise PatchError(f"{path}:{words[kind].lineno}: {kind} must be a text such as {wanted}")
-    base = int(found[2])
-    version = _constant(words["VERSION"]) if "VERSION" in words else None
-    if type(version) is not int or version <= base:
-        raise PatchError(
-            f"{path}: write VERSION = {base + 1} (a whole number above {base}, the version it replaces)"
+        raise error_at(path, text, node, f"{kind} must be a text such as {wanted}")
+    return found[1], int(found[2])
+
+
+def _version(path: Path, text: str, words: Mapping[str, ast.stmt], kind: str, above: int) -> int:
+    if kind == "REMOVES":
+        if "VERSION" in words:
+            raise error_at(path, text, words["VERSION"], "what is removed has no VERSION")
+        return 0
+    version = constant(words["VERSION"]) if "VERSION" in words else None
+    if type(version) is not int or version <= above:
+        sentence = (
+            f"write VERSION = {above + 1} (a whole number above {above}, the version it replaces)"
+            if above
+            else "write VERSION = 1 (a whole number above 0)"
         )
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    return Patch(path, text, kind, found[1], base, version, sha256, tree)
+        if "VERSION" in words:
+            raise error_at(path, text, words["VERSION"], sentence)
+        raise PatchError(f"{path}: {sentence}")
+    return version
 
 
-def _tree(path: Path | str, text: str) -> ast.Module:
-    try:
-        return ast.parse(text, str(path))
-    except SyntaxError as error:
-        shown = (error.text or "").rstrip("\n")
-        caret = f"\n    {shown}\n    {' ' * max(0, (error.offset or 1) - 1)}^" if shown else ""
-        raise PatchError(f"{path}:{error.lineno}: {error.msg}{caret}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise PatchError(f"{path}: cannot be parsed: {error}") from error
-
-
-def _constant(node: ast.stmt) -> object:
-    value = getattr(node, "value", None)
-    return value.value if isinstance(value, ast.Constant) else None
-
-
-def _bound(node: ast.stmt) -> list[str]:
-    """The names that a top-level definition binds."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = (
-        node.targets
-        if isinstance(node, ast.Assign)
-        else [node.target]
-        if isinstance(node, ast.AnnAssign)
-        else []
-    )
-    names = []
-    for target in targets:
-        inner = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
-        names += [item.id for item in inner if isinstance(item, ast.Name)]
-    return names
+def _differs(path: Path, text: str, node: ast.stmt) -> str:
+    value = constant(node)
+    if not isinstance(value, str) or not value.strip() or "\n" in value or len(value) > LONGEST_REASON:
+        raise error_at(
+            path,
+            text,
+            node,
+            f"DIFFERS must be one sentence of at most {LONGEST_REASON} characters: what behaves otherwise, and why",
+        )
+    return value.strip()
 
 
 # ---- merge ---------------------------------------------------------------------------------------------------
 
 
-def versions_of(texts: Mapping[str, str]) -> dict[str, int]:
-    """VERSION of each module as its text says. Raises PatchError where a text is no Python."""
-    found = {
-        name: _constant(node)
-        for name, text in texts.items()
-        for node in _tree(name, text).body
-        if "VERSION" in _bound(node)
-    }
-    return {name: version for name, version in found.items() if type(version) is int}
+def changes(patches: Sequence[Patch], versions: Mapping[str, int]) -> dict[str, list[int]]:
+    """The modules that a load changes, with their versions before and after; 0 where there is none."""
+    found = {patch.module: [versions.get(patch.module, 0), patch.version] for patch in patches}
+    return found | {patch.gone: [versions.get(patch.gone, 0), 0] for patch in patches if patch.gone}
 
 
 def merge(patches: Sequence[Patch], texts: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, str]:
-    """The texts of a running release with the patches merged in: module name -> new text, changed ones only.
+    """The texts of a running release with the patches merged in: module name -> text, the whole new tree.
 
     `texts` and `versions` are those of the running release. Raises PatchError where one does not fit.
     """
     merged: dict[str, str] = {}
-    for place, patch in enumerate(patches):
-        if patch.module in merged:
-            other = next(item for item in patches[:place] if item.module == patch.module)
-            raise PatchError(
-                f"{other} and {patch} both patch {patch.module}; load one, or make them one", "merge"
-            )
-        merged[patch.module] = _merge_one(patch, texts, versions)
-    known = frozenset(texts) | frozenset(merged)
+    gone = frozenset(patch.gone for patch in patches) - {""}
+    taken: dict[str, Patch] = {}
     for patch in patches:
+        for module in patch.takes:
+            if other := taken.get(module):
+                raise PatchError(
+                    f"{other} and {patch} both patch {module}; load one, or make them one", "merge"
+                )
+            taken[module] = patch
+        _check_fits(patch, texts, versions)
+        if patch.kind == "AMENDS":
+            merged[patch.module] = _amended(patch, texts[patch.module], gone)
+        elif patch.kind != "REMOVES":
+            merged[patch.module] = _without_headers(patch)
+    tree = {name: text for name, text in {**texts, **merged}.items() if name not in gone}
+    _check_gone(gone, patches, tree)
+    known = frozenset(tree)
+    for patch in patches:
+        if patch.kind == "REMOVES":
+            continue
         # the file first, whose lines are the author's; then what it makes of the module
         check_live_source(patch.module, patch.text, patch.path, known)
         check_live_source(patch.module, merged[patch.module], f"{patch.module} with {patch}", known)
-        if patch.kind == "AMENDS" and all(_bound(node) == ["VERSION"] for node in _definitions(patch)):
+        if patch.kind == "AMENDS" and all(bound(node) == ["VERSION"] for node in _definitions(patch)):
             raise PatchError(f"{patch} changes nothing: it defines nothing besides VERSION", "merge")
-    return merged
+    return tree
 
 
-def _merge_one(patch: Patch, texts: Mapping[str, str], versions: Mapping[str, int]) -> str:
+def _check_fits(patch: Patch, texts: Mapping[str, str], versions: Mapping[str, int]) -> None:
+    """Raise PatchError unless the running release is what the patch was made for."""
     running = versions.get(patch.module)
     if patch.kind == "ADDS":
         parent = patch.module.rpartition(".")[0]
@@ -259,64 +304,127 @@ def _merge_one(patch: Patch, texts: Mapping[str, str], versions: Mapping[str, in
             raise PatchError(
                 f"{patch} adds {patch.module}, which exists (version {running}); use AMENDS", "merge"
             )
-        if parent not in texts:
+        if parent not in texts or parent == patch.renames:
             raise PatchError(
                 f"{patch} adds {patch.module}, but there is no package {parent or 'above it'}", "merge"
             )
-        return _without_header(patch)
-    if patch.module not in texts or running is None:
-        near = [name for name in versions if name.rpartition(".")[2] == patch.module.rpartition(".")[2]]
+        if patch.renames:
+            _check_running(patch, "RENAMES", patch.renames, patch.renamed_base, texts, versions)
+    else:
+        if running is not None and running == patch.version:
+            raise PatchError(
+                f"{patch} makes {patch.module}@{patch.version}, which is running already; to load it anew, first: "
+                "streamd-ctl rollback",
+                "merge",
+            )
+        _check_running(patch, patch.kind, patch.module, patch.base, texts, versions)
+    if inside := sorted(name for name in texts if patch.gone and name.startswith(f"{patch.gone}.")):
+        raise PatchError(f"{patch} takes {patch.gone} away, which has modules: {', '.join(inside)}", "merge")
+    if patch.kind == "REMOVES":
+        _check_empty(patch)
+
+
+def _check_running(
+    patch: Patch,
+    header: str,
+    module: str,
+    base: int,
+    texts: Mapping[str, str],
+    versions: Mapping[str, int],
+) -> None:
+    running = versions.get(module)
+    if module not in texts or running is None:
+        near = [name for name in versions if name.rpartition(".")[2] == module.rpartition(".")[2]]
         hint = (
             f"; did you mean {near[0]}?"
             if near
             else f"; there are {', '.join(sorted(filter(None, versions)))}"
         )
         raise PatchError(
-            f"{patch} patches {patch.module}, which is no module of the running release{hint}", "merge"
+            f"{patch} patches {module}, which is no module of the running release{hint}", "merge"
         )
-    if running == patch.version:
+    if running != base:
         raise PatchError(
-            f"{patch} makes {patch.module}@{patch.version}, which is running already; to load it anew, first: "
-            "streamd-ctl rollback",
+            f"{patch} is made for {module}@{base}, but {module}@{running} is running; "
+            f"look at what changed (streamd-ctl diff) and set {header} to @{running}",
             "merge",
         )
-    if running != patch.base:
-        raise PatchError(
-            f"{patch} is made for {patch.module}@{patch.base}, but {patch.module}@{running} is running; "
-            f"look at what changed (streamd-ctl diff) and set {patch.kind} to @{running}",
-            "merge",
-        )
-    if patch.kind == "REPLACES":
-        return _without_header(patch)
-    return _amended(patch, texts[patch.module])
 
 
-def _without_header(patch: Patch) -> str:
-    header = next(node for node in patch.tree.body if patch.kind in _bound(node))
-    lines = _lines(patch.text)
-    del lines[header.lineno - 1 : header.end_lineno]
+def _check_empty(patch: Patch) -> None:
+    """Raise PatchError where a file that removes a module says anything else."""
+    for place, node in enumerate(patch.tree.body):
+        if place == 0 and isinstance(node, ast.Expr) and isinstance(constant(node), str):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            continue
+        if not set(bound(node)) & {"REMOVES", "DIFFERS"}:
+            raise error_at(
+                patch.path,
+                patch.text,
+                node,
+                f"a file that removes {patch.module} has nothing else in it; what becomes of its records is said by "
+                "upgrade_session and downgrade_session of another file of the load",
+                "merge",
+            )
+
+
+def _check_gone(gone: frozenset[str], patches: Sequence[Patch], tree: Mapping[str, str]) -> None:
+    """Raise PatchError if a module of the new tree still imports one that is no more."""
+    if not gone:
+        return
+    files = {patch.module: patch for patch in patches}
+    for name, text in sorted(tree.items()):
+        for node in source.parse(name, text).body:
+            for module in imports_of(node, gone):
+                why = next(str(patch) for patch in patches if patch.gone == module)
+                where = f"{name} with {files[name]}" if name in files else name
+                advice = "" if name in files else f"; patch {name} in the same load"
+                raise error_at(
+                    where, text, node, f"still imports {module}, which {why} takes away{advice}", "merge"
+                )
+
+
+def _without_headers(patch: Patch) -> str:
+    lines = lines_of(patch.text)
+    for node in reversed(patch.tree.body):
+        if set(bound(node)) & set(HEADERS):
+            del lines[node.lineno - 1 : node.end_lineno]
     return "".join(lines)
 
 
-def _amended(patch: Patch, base: str) -> str:
+def _amended(patch: Patch, base: str, gone: frozenset[str]) -> str:
     """Replace namesakes where they stand; put what is new before the next namesake, or at the end.
 
-    The base's own migrations go: they lead to the version that is being left.
+    The base's own migrations go: they lead to the version that is being left. So do its imports of modules that are
+    no more.
     """
-    lines, patch_lines = _lines(base), _lines(patch.text)
-    body = _tree(patch.module, base).body
-    spans = _spans(patch.module, body, lines)
+    lines, patch_lines = lines_of(base), lines_of(patch.text)
+    body = source.parse(patch.module, base).body
+    spans = _spans(patch.module, base, body, lines)
     imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
-    known = {name for node in imports for name in _imported(node)}
-    old = {name: node for node in body for name in _bound(node)}
+    known = {
+        (module, name, called)
+        for node in imports
+        for module, name, called in _imported(node)
+        if (called or name) not in _of_gone(node, gone)
+    }
+    old = {name: node for node in body for name in bound(node)}
     edits: dict[int, tuple[int, str]] = {}  # first line -> (line after, new text); lines count from 0
     for name, node in old.items():
         if MIGRATIONS.fullmatch(name):
             first, after = spans[id(node)]
             edits[first] = after, ""
+    lost: dict[str, str] = {}  # name in the module -> the module that is no more
+    for node in imports:
+        if dropped := _of_gone(node, gone):
+            lost |= dropped
+            left = [item for item in node.names if (item.asname or item.name) not in dropped]
+            node_text = f"{ast.unparse(ast.ImportFrom(node.module, left, 0))}\n" if left else ""  # type: ignore[union-attr]
+            edits[spans[id(node)][0]] = spans[id(node)][1], node_text
     fresh = ""
     fresh_imports = {True: "", False: ""}  # of streamd, of the standard library
-    patch_spans = _spans(patch.path, patch.tree.body, patch_lines)
+    patch_spans = _spans(patch.path, patch.text, patch.tree.body, patch_lines)
     definitions = list(_definitions(patch))
     _check_names(patch, definitions, old)
     for node in definitions:
@@ -325,7 +433,7 @@ def _amended(patch: Patch, base: str) -> str:
             if wanted := _without(node, known):
                 fresh_imports[_ours(node)] += text if wanted is node else f"{ast.unparse(wanted)}\n"
             continue
-        namesakes = {id(old[name]): old[name] for name in _bound(node) if name in old}
+        namesakes = {id(old[name]): old[name] for name in bound(node) if name in old}
         if not namesakes:
             fresh += _spaced(node, text)
             continue
@@ -334,17 +442,51 @@ def _amended(patch: Patch, base: str) -> str:
             edits[first] = after, (fresh + _spaced(node, text)).strip("\n") + "\n" if not place else ""
         fresh = ""
     docstring = [node for node in body[:1] if isinstance(node, ast.Expr)]
-    for ours, lines_of in fresh_imports.items():
-        if lines_of:
+    for ours, fresh_lines in fresh_imports.items():
+        if fresh_lines:
             above = [node for node in imports if ours or not _ours(node)]
             last = max(map(_after, (*docstring, *above)), default=0)
             after, text = edits.get(last, (last, ""))
-            edits[last] = after, lines_of + text
+            edits[last] = after, fresh_lines + text
     parts, done = [], 0
     for first, (after, text) in sorted(edits.items()):
         parts += ["".join(lines[done:first]), text]
         done = after
-    return _joined([*parts, "".join(lines[done:]), "\n" + fresh if fresh else ""])
+    merged = _joined([*parts, "".join(lines[done:]), "\n" + fresh if fresh else ""])
+    _check_lost(patch, merged, lost)
+    return merged
+
+
+def _of_gone(node: ast.Import | ast.ImportFrom, gone: frozenset[str]) -> dict[str, str]:
+    """Of the names that a statement imports, those of modules that are no more, and of which."""
+    found = {}
+    for module, name in source.live_imports(node):
+        inner = f"{module}.{name}".strip(".")
+        if module in gone or inner in gone:
+            item = next(item for item in node.names if item.name == name)
+            found[item.asname or item.name] = module if module in gone else inner
+    return found
+
+
+def _check_lost(patch: Patch, merged: str, lost: Mapping[str, str]) -> None:
+    """Raise PatchError where a module that was amended still uses what it imported of a module that is no more."""
+    if not lost:
+        return
+    where = f"{patch.module} with {patch}"
+    nodes = list(ast.walk(source.parse(where, merged)))
+    again = {
+        item.asname or item.name
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for item in node.names
+    }
+    for node in nodes:
+        if isinstance(node, ast.Name) and node.id in lost and node.id not in again:
+            if isinstance(node.ctx, ast.Store):
+                return  # a name of its own by now
+            raise error_at(
+                where, merged, node, f"still uses {node.id} of {lost[node.id]}, which goes", "merge"
+            )
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str | None]]:
@@ -374,12 +516,12 @@ def _check_names(patch: Patch, definitions: Sequence[ast.stmt], old: Mapping[str
     """Raise PatchError where a name is defined twice, or where replacing one would take another away."""
     mine: set[str] = set()
     for node in definitions:
-        for name in _bound(node):
+        for name in bound(node):
             if name in mine:
-                raise PatchError(f"{patch.path}:{node.lineno}: {name} is defined a second time", "merge")
+                raise error_at(patch.path, patch.text, node, f"{name} is defined a second time", "merge")
             mine.add(name)
     for name in sorted(mine & old.keys()):
-        lost = ", ".join(item for item in _bound(old[name]) if item not in mine)
+        lost = ", ".join(item for item in bound(old[name]) if item not in mine)
         if lost:
             raise PatchError(
                 f"{patch}: {patch.module} defines {name} together with {lost}; define {lost} as well", "merge"
@@ -389,27 +531,28 @@ def _check_names(patch: Patch, definitions: Sequence[ast.stmt], old: Mapping[str
 def _definitions(patch: Patch) -> Iterator[ast.stmt]:
     """The statements of an AMENDS file that are merged. Raises PatchError at anything that would run on import."""
     for place, node in enumerate(patch.tree.body):
-        if place == 0 and isinstance(node, ast.Expr) and isinstance(_constant(node), str):
+        if place == 0 and isinstance(node, ast.Expr) and isinstance(constant(node), str):
             continue  # the patch's own docstring
         if isinstance(node, ast.ImportFrom) and node.module == f"{PACKAGE}.{patch.module}":
             continue  # for the author's editor
         if isinstance(node, ast.ImportFrom) and node.module == "__future__":
             continue  # every live module has it
-        if patch.kind in _bound(node):
+        if set(bound(node)) & set(HEADERS):
             continue
-        if not isinstance(node, ast.Import | ast.ImportFrom) and not _bound(node):
-            raise PatchError(
-                f"{patch.path}:{node.lineno}: a patch has definitions only; this statement would run", "merge"
+        if not isinstance(node, ast.Import | ast.ImportFrom) and not bound(node):
+            raise error_at(
+                patch.path,
+                patch.text,
+                node,
+                "a patch has definitions only; this statement would run",
+                "merge",
             )
         yield node
 
 
-def _lines(text: str) -> list[str]:
-    """The lines as the syntax tree counts them; str.splitlines would also cut at U+0085, U+2028 and form feeds."""
-    return io.StringIO(text).readlines()
-
-
-def _spans(where: object, body: Sequence[ast.stmt], lines: Sequence[str]) -> dict[int, tuple[int, int]]:
+def _spans(
+    where: Path | str, text: str, body: Sequence[ast.stmt], lines: Sequence[str]
+) -> dict[int, tuple[int, int]]:
     """id of a statement -> its first line, decorators and the comment right above included; and the line after."""
     spans = {}
     floor = 0
@@ -417,9 +560,7 @@ def _spans(where: object, body: Sequence[ast.stmt], lines: Sequence[str]) -> dic
         decorators = getattr(node, "decorator_list", [])
         first: int = min([node.lineno, *(item.lineno for item in decorators)]) - 1
         if first < floor:
-            raise PatchError(
-                f"{where}:{node.lineno}: two statements share a line; give each its own", "merge"
-            )
+            raise error_at(where, text, node, "two statements share a line; give each its own", "merge")
         while first > floor and lines[first - 1].startswith("#"):
             first -= 1
         floor = _after(node)
@@ -445,119 +586,62 @@ def _spaced(node: ast.stmt, text: str) -> str:
     return f"\n\n{text}\n\n" if isinstance(node, ast.FunctionDef | ast.ClassDef) else text
 
 
-# ---- the law for live code -----------------------------------------------------------------------------------
+# ---- stacks of patches ---------------------------------------------------------------------------------------
 
 
-def check_live_source(
-    module: str, text: str, path: Path | str = "", known: frozenset[str] = frozenset()
-) -> None:
-    """Raise PatchError unless `text` keeps the rules of live code (DESIGN.md, "Arrows").
+def contained(
+    patch: Patch, texts: Mapping[str, str], versions: Mapping[str, int], later: Sequence[Patch] = ()
+) -> bool:
+    """True if the code already has what the patch brings: its version is reached, its definitions are there.
 
-    `known` are the modules of the release; if given, an import of any other live module is refused here
-    instead of failing at import time.
+    Compared by syntax tree, so that comments and spaces do not count; migrations lead from a version that is gone
+    and are not asked about, nor is what a patch of `later` has replaced.
     """
-    where = path or f"{module}.py"
-    tree = _tree(where, text)
+    mine = [item for item in later if patch.module in (*item.takes, item.renames)]
+    for item in mine:
+        if item.kind != "AMENDS":  # took the whole module
+            return contained(item, texts, versions, later[later.index(item) + 1 :])
+    if patch.gone and patch.gone in texts:
+        return False
+    if patch.kind == "REMOVES":
+        return True
+    if patch.module not in texts or versions.get(patch.module, 0) < patch.version:
+        return False
+    replaced = frozenset(name for item in mine for name in _meanings(item.tree.body))
+    wanted = _meanings(patch.tree.body)
+    there = _meanings(source.parse(patch.module, texts[patch.module]).body)
+    if patch.kind != "AMENDS" and not mine and wanted.keys() != there.keys():
+        return False
+    return all(there.get(name) == text for name, text in wanted.items() if name not in replaced)
 
-    def refuse(node: ast.AST, sentence: str) -> None:
-        raise PatchError(f"{where}:{getattr(node, 'lineno', 0)}: {sentence}", "check")
 
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    for statement in (*tree.body, *(item for cls in classes for item in cls.body)):
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and _mutable(statement.value):
-            name = ", ".join(_bound(statement))
-            refuse(
-                statement,
-                f"{name} is a mutable value at module level; use a tuple, frozenset or MappingProxyType",
+def _meanings(body: Sequence[ast.stmt]) -> dict[str, str]:
+    """Each name that is defined, with its definition in a form in which places and spaces do not show."""
+    ours = {"VERSION", *HEADERS}
+    return {
+        name: ast.dump(node)
+        for node in body
+        for name in bound(node)
+        if name not in ours and not MIGRATIONS.fullmatch(name)
+    }
+
+
+def shadows(patch: Patch, earlier: Sequence[Patch]) -> list[str]:
+    """Sentences on what this patch replaces although an earlier patch of the stack had put it there."""
+    names, sentences = {*patch.takes}, []
+    mine = _meanings(patch.tree.body)
+    for former in reversed(earlier):
+        if former.module not in names:
+            continue
+        if patch.kind == "AMENDS":
+            again = [name for name in _meanings(former.tree.body) if name in mine]
+        elif former.kind != "AMENDS":
+            again = ["all"]
+        else:
+            again = list(_meanings(former.tree.body))
+        names |= {former.renames} - {""}
+        if again:
+            sentences.append(
+                f"{patch} replaces {', '.join(again)} of {former.module}, which {former} had put there"
             )
-    top = {id(node) for node in tree.body}
-    for node in ast.walk(tree):
-        match node:
-            case ast.AsyncFunctionDef() | ast.Await() | ast.AsyncFor() | ast.AsyncWith():
-                refuse(node, "live code never awaits: answer with a command, such as Wake or Connect")
-            case ast.Global() | ast.Nonlocal():
-                refuse(node, "live code has no global variables: what lasts is in @state")
-            case ast.Import() | ast.ImportFrom():
-                if id(node) not in top:
-                    refuse(node, "imports stand at the top of the file")
-                for sentence in _bad_imports(module, node, known):
-                    refuse(node, sentence)
-            case ast.Call(func=ast.Name(id=name)) if name in FORBIDDEN_CALLS:
-                refuse(node, f"live code does not call {name}()")
-            case ast.arguments() if any(map(_mutable, (*node.defaults, *node.kw_defaults))):
-                refuse(
-                    (node.posonlyargs + node.args + node.kwonlyargs)[0],
-                    "a mutable default argument is hidden state; use None or a tuple",
-                )
-            case ast.FunctionDef() | ast.ClassDef():
-                for item in node.decorator_list:
-                    if _last_name(item) in CACHES:
-                        refuse(item, "a cache is hidden state, and keeps old code alive; keep it in @state")
-            case ast.Attribute(attr="__globals__" | "__builtins__" | "__subclasses__" | "__code__"):
-                refuse(node, f"live code does not reach for {node.attr}")
-            case _:
-                pass
-
-
-def _bad_imports(module: str, node: ast.Import | ast.ImportFrom, known: frozenset[str]) -> Iterator[str]:
-    if isinstance(node, ast.ImportFrom) and node.level:
-        yield f"write the full name: from {PACKAGE}. ..."
-        return
-    names = [item.name for item in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-    for name in names:
-        root = name.partition(".")[0]
-        if root in FORBIDDEN:
-            yield f"live code may not import {name}: I/O, time, logging and randomness are commands or come with the event"
-        elif (
-            root == "streamd"
-            and name not in KERNEL
-            and name != PACKAGE
-            and not name.startswith(PACKAGE + ".")
-        ):
-            yield f"live code may not import {name}; of the kernel only {' and '.join(sorted(KERNEL))}"
-        elif root != "streamd" and root not in sys.stdlib_module_names:
-            yield f"live code may not import {name}: it has the standard library and streamd.live only"
-        elif isinstance(node, ast.Import) and root == "streamd":
-            yield f"write: from {name.rpartition('.')[0]} import {name.rpartition('.')[2]}"
-        elif isinstance(node, ast.ImportFrom) and (name == PACKAGE or name.startswith(PACKAGE + ".")):
-            short = name[len(PACKAGE) + 1 :]
-            allowed = MAY_IMPORT.get(module.partition(".")[0], ("",))
-            bad = [
-                item.name for item in node.names if not f"{short}.{item.name}".strip(".").startswith(allowed)
-            ]
-            if bad:
-                yield f"{module} may not import {', '.join(bad)} from {name}: only {', '.join(allowed)}"
-            elif known and short not in known:
-                yield f"there is no live module {short}"
-
-
-def _mutable(value: ast.expr | None) -> bool:
-    match value:
-        case (
-            ast.List()
-            | ast.Dict()
-            | ast.Set()
-            | ast.ListComp()
-            | ast.DictComp()
-            | ast.SetComp()
-            | ast.GeneratorExp()
-        ):
-            return True
-        case ast.Call():
-            return _last_name(value) in MUTABLE_CALLS
-        case ast.Tuple():
-            return any(map(_mutable, value.elts))
-        case _:
-            return False
-
-
-def _last_name(node: ast.expr) -> str:
-    match node:
-        case ast.Call():
-            return _last_name(node.func)
-        case ast.Attribute():
-            return node.attr
-        case ast.Name():
-            return node.id
-        case _:
-            return ""
+    return sentences[::-1]

@@ -4,6 +4,10 @@ The rule this file keeps: commands are carried out only after the step has retur
 been checked, so a step that fails has done nothing; and no step starts inside another. What a command makes
 happen elsewhere is queued and runs when this step's commands are done. Between two events no frame of live
 code exists, which is the stable point that makes everything in `upgrade` possible.
+
+A step that fails has left its traces in the state, though. So the journal brings back the state from before the event,
+whatever live code raises, SystemExit included, and the session goes on from there; and while a release is on
+probation, `guard` has the old code handle that very event.
 """
 
 from __future__ import annotations
@@ -11,19 +15,38 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import weakref
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
+from streamd.runtime import guard as guards
+from streamd.runtime.commands import LEVELS, BadCommand, check
+from streamd.runtime.guard import Guard, Watch
+from streamd.runtime.health import CONGESTION, PEER_ERRORS, WARNINGS, Health
+from streamd.runtime.journal import (
+    BLAMED,
+    FAILED,
+    SHARED,
+    SPELL,
+    Checkpoint,
+    Convert,
+    Journal,
+    handed,
+    keep,
+    replay,
+    revive,
+)
 from streamd.runtime.net import Exchange, Group, Link, Net, now_ms
 from streamd.runtime.release import Release
 from streamd.runtime.state import StateError, lift, lower
 from streamd.runtime.supervisor import CrashReports, Intensity
-from streamd.runtime.trace import Counters, Trace
+from streamd.runtime.trace import Counters
 from streamd.runtime.vocabulary import (
     Close,
     Closed,
+    Congested,
     Count,
     End,
     Event,
@@ -45,6 +68,7 @@ from streamd.runtime.vocabulary import (
     Tick,
     Wake,
 )
+from streamd.runtime.watchdog import StepBounds, Watchdog
 
 log = logging.getLogger("streamd")
 
@@ -55,51 +79,36 @@ CHECKPOINT_SLICE = 0.001
 # asked for wherever old things are replaced by as many new ones: the collector itself counts what was made less what
 # has gone, sleeps through all of that, and then looks at everything at once, for 100 ms at 5,000 sessions.
 YOUNG = 1
-LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
+SPECIAL = SHARED | {Congested}  # events that something has to be done about before the step
+SEE_LOG = "the server failed to handle this connection; see its log"
+
+Tap = Callable[["Session", Event, int], None]
 
 
-def _shape(command: type) -> tuple[type, ...]:
-    """What isinstance can tell of a command's fields."""
-    return tuple(
-        object if hint is Any else get_origin(hint) or hint for hint in get_type_hints(command).values()
-    )
-
-
-SHAPES = {
-    kind: _shape(kind)
-    for kind in (Send, Ring, SendAll, Join, Leave, Close, Respond, Move, Wake, Log, Count, End)
-}
-
-Convert = Callable[[Any, Release, Release], Any]  # a lowered value of one release -> the same for another
-
-
-class BadCommand(Exception):
-    """Live code answered with something that is not a command; a bug of that module."""
+class CannotBegin(Exception):
+    """Live code failed to begin a session."""
 
 
 class Session:
     """See the module. Sessions are made by `Sessions.create` alone."""
 
     __slots__ = (
-        "changed",
-        "checkpoint",
+        "at_key",
         "crashes",
         "ended",
         "groups",
+        "guard",
+        "health",
         "home",
+        "journal",
         "links",
         "mailbox",
         "name",
         "release",
         "state",
+        "steps",
         "suspended",
         "timers",
-        "trace",
     )
 
     def __init__(self, home: Sessions, name: str, release: Release, state: Any) -> None:
@@ -111,12 +120,20 @@ class Session:
         self.groups: dict[str, Group] = {}
         self.timers: dict[str, asyncio.TimerHandle] = {}
         self.mailbox: deque[Event] = deque()
-        self.trace = Trace()
         self.crashes: Intensity | None = None
-        self.checkpoint: tuple[Release, Any] | None = None
-        self.changed = False  # since the checkpoint
+        self.guard: Guard | None = None
+        self.at_key: Callable[[], None] | None = None  # to be called before the step that makes a key unit
+        self.steps = 0
         self.suspended = False
         self.ended = False
+        if name.startswith(
+            DOOR
+        ):  # it lives for some events, and ends with its link: there is nothing to go back for
+            self.journal = Journal(None)
+            self.health = home.door_health
+        else:
+            self.journal = Journal(snapshot(release, state))
+            self.health = Health(self.journal, now_ms())
 
     def deliver(self, event: Event) -> None:
         """Take an event: at once, or when whatever runs now is done."""
@@ -137,17 +154,30 @@ class Session:
         """Take no event: from here to `resume` everything waits in the mailbox."""
         self.suspended = True
 
-    def change_code(self, release: Release, state: Any, lowered: Any) -> None:
-        """Point at another release with the state converted for it. Cannot fail."""
-        self.release = release
+    def change_code(self, release: Release, state: Any, lowered: Any, guard: Guard | None = None) -> None:
+        """Point at another release with the state converted for it, and that state lowered. Cannot fail.
+
+        With `guard` the code that is left goes on answering, as long as the guard's `watch` wants it to.
+        """
+        source, self.release = self.release, release
         self.state = state
-        self.checkpoint = (release, lowered)  # the one before would pin the release that is left
-        self.changed = False
+        self.guard = guard
+        # the one before would pin the release that is left
+        self.journal.reset(Checkpoint(release, lowered) if not self.name.startswith(DOOR) else None)
+        self.home.convert_waiting(self, source)
 
     def resume(self) -> None:
         self.suspended = False
         while self.mailbox:
             self.home.post(self, self.mailbox.popleft())
+
+
+def snapshot(release: Release, state: Any) -> Checkpoint | None:
+    """A checkpoint of the state; None where it is not plain."""
+    try:
+        return Checkpoint(release, lower(state))
+    except StateError:
+        return None
 
 
 class Sessions:
@@ -161,6 +191,7 @@ class Sessions:
         settings: dict[str, Any],
         convert: Convert,
         intensity: tuple[int, float] = (5, 10.0),
+        bounds: StepBounds | None = None,
     ) -> None:
         self.loop = loop
         self.counters = counters
@@ -168,6 +199,12 @@ class Sessions:
         self.settings = settings
         self.convert = convert
         self.intensity = intensity
+        self.bounds = bounds or StepBounds()
+        self.watchdog = Watchdog(self.bounds.step_seconds, self.bounds.step_memory)
+        self.door_health = Health(None, now_ms())
+        self.probation: Watch | None = None  # whoever begins on its new release is guarded
+        self._reported: weakref.ref[Watch] | None = None  # the last one whose failure has a crash report
+        self.taps: list[Tap] = []  # called after each step with the event in kept form
         self.net: Net | None = None
         self.current: Release | None = None
         self.by_name: dict[str, Session] = {}
@@ -175,6 +212,7 @@ class Sessions:
         self._queue: deque[tuple[Session, Event]] = deque()
         self._running = False
         self._doors = 0
+        self._journalled = (0.0, 0)  # when the bytes of all journals were last added up, and their sum
         self._carry: dict[type, Callable[[Session, Any], None]] = {
             Send: self._send,
             SendAll: self._send_all,
@@ -220,7 +258,7 @@ class Sessions:
         self._doors += 1
         try:
             door = self.create(f"{DOOR}{self._doors}")
-        except Exception as error:
+        except CannotBegin as error:
             self.reports.write(f"{DOOR}{self._doors}", error, {})
             link.close("the server failed to begin with this connection; see its log")
             return None
@@ -229,11 +267,36 @@ class Sessions:
         return door
 
     def create(self, name: str) -> Session:
-        """A new session, on the current release: nobody starts on old code and is forgotten."""
+        """A new session, on the current release: nobody starts on old code and is forgotten. Raises CannotBegin.
+
+        On a release that is on probation it is guarded from its first event on; and should the new code fail to begin
+        it, the old code does.
+        """
         assert self.current is not None
-        state = self.current.begin(name, self.settings, now_ms())
-        session = self.by_name[name] = Session(self, name, self.current, state)
+        now, watch = now_ms(), self.probation
+        if watch is None or self.current is not watch.new:
+            state = self.begin(self.current, name, now)
+            session = self.by_name[name] = Session(self, name, self.current, state)
+            return session
+        old = self.begin(watch.old, name, now)
+        try:
+            state = self.begin(watch.new, name, now)
+        except CannotBegin as error:
+            session = self.by_name[name] = Session(self, name, watch.old, old)
+            report = self.reports.write(name, error, {"release": watch.new.number})
+            watch.failed(session, Tick(now, "begin"), str(error), report)
+            return session
+        session = self.by_name[name] = Session(self, name, watch.new, state)
+        session.guard = Guard(watch, old)
         return session
+
+    def begin(self, release: Release, name: str, now: int) -> Any:
+        """The state of a new session. Raises CannotBegin, whatever live code raises."""
+        try:
+            with self.watchdog.guarding():
+                return release.begin(name, self.settings, now)
+        except BaseException as error:
+            raise CannotBegin(f"{name} cannot begin: {type(error).__name__}: {error}") from error
 
     def end(self, session: Session, reason: str) -> None:
         if session.ended:
@@ -270,100 +333,220 @@ class Sessions:
             self._running = False
 
     def _step(self, session: Session, event: Event) -> None:
-        try:
-            commands = session.release.step(session.state, event)
-            self.check(commands, session.groups)
-        except PeerError as error:
-            session.trace.note(event, 0)
-            self._blame_peer(session, event, error)
-        except Exception as error:
-            session.trace.note(event, 0)
-            self._crash(session, event, error)
+        if session.guard is not None:
+            guards.step(self, session, event)
         else:
-            session.changed = True
-            session.trace.note(event, len(commands))
-            self.carry_out(session, event, commands)
+            kept = event if type(event) not in SPECIAL else self.kept(session, event)
+            watchdog = self.watchdog
+            try:
+                watchdog.token = event
+                commands = session.release.step(session.state, event)
+                watchdog.token = None
+                check(commands, session.groups, len(session.links), event)
+            except PeerError as error:
+                watchdog.token = None
+                self.note(session, kept, BLAMED)
+                self.blame(session, kept, error)
+            except BaseException as error:  # SystemExit of live code is a bug like any other
+                watchdog.token = None
+                self.crash(session, kept, error)
+            else:
+                if session.at_key is not None and _has_key(commands):
+                    self._change_at_key(session, kept, commands)
+                else:
+                    self.done(session, kept, commands)
         if not session.links and session.name.startswith(DOOR):
             self.end(session, "left")
 
-    def check(self, commands: Any, groups: Container[str]) -> None:
-        """Raise BadCommand unless every one of them can be carried out by a session that has these groups."""
-        if type(commands) is not list:
-            raise BadCommand(f"step returned {type(commands).__name__}, not a list of commands")
-        for place, command in enumerate(commands):
-            kind = type(command)
-            if kind is SendAll or kind is Send:  # those of every frame
-                if type(command.data) is not bytes:
-                    raise BadCommand(f"{kind.__name__} carries {type(command.data).__name__}, not bytes")
-            elif kind not in SHAPES:
-                raise BadCommand(f"step returned {kind.__name__}, which is not a command")
-            else:
-                for name, value, shape in zip(command._fields, command, SHAPES[kind], strict=True):
-                    if not isinstance(value, shape):
-                        raise BadCommand(f"{kind.__name__}.{name} is {type(value).__name__}")
-            if kind is Log and command.level not in LEVELS:
-                raise BadCommand(f"Log.level is {command.level!r}")
-            if (kind is SendAll or kind is Join) and command.group not in groups:
-                if not any(type(item) is Ring and item.group == command.group for item in commands[:place]):
-                    raise BadCommand(f"{kind.__name__} to group {command.group!r}, which has no Ring")
+    def kept(self, session: Session, event: Event) -> Event:
+        """The event in the form that a journal keeps, made before its step can change what is in it."""
+        if type(event) is Congested:
+            session.health.note(CONGESTION, event.now)
+            return event
+        try:
+            return keep(event)
+        except StateError as error:
+            self.counters.count(session.name, f"no replay: {error}")
+            session.journal.lose()
+            return event
+
+    def done(self, session: Session, kept: Event, commands: list[Any]) -> None:
+        """A step has answered: take note of it, then carry out what it said."""
+        self.note(session, kept, len(commands))
+        if commands:
+            self.carry_out(session, kept, commands)
+
+    def note(self, session: Session, kept: Event, answer: int) -> None:
+        """A step is over; `answer` is a number of commands, or BLAMED."""
+        session.steps += 1
+        journal = session.journal
+        journal.note(kept, answer)
+        if journal.fresh > journal.bound:
+            self._look_at_journal(session)
+        for tap in self.taps:
+            tap(session, kept, answer)
 
     def carry_out(self, session: Session, event: Event, commands: list[Any]) -> None:
+        """One after the other. One that fails is left out: the step was whole, and what else it said holds."""
         for command in commands:
             if session.ended:
                 return
             try:
                 self._carry[type(command)](session, command)
-            except Exception as error:
-                self._crash(session, event, BadCommand(f"{type(command).__name__}: {error!r}"))
-                return
+            except BaseException as error:  # of live code: a Move converts and may begin a session
+                failure = BadCommand(f"{type(command).__name__}: {error!r}")
+                failure.__cause__ = error
+                self._report(session, event, failure, session.state)
+                self._penalize(session, event)
 
-    def _blame_peer(self, session: Session, event: Event, error: PeerError) -> None:
-        link = session.links.get(getattr(event, "link", 0))
+    def blame(self, session: Session, kept: Event, error: PeerError) -> None:
+        """A peer's fault costs its own connection."""
+        link = session.links.get(getattr(kept, "link", 0))
         if link is None:
-            self.counters.count(session.name, f"{type(event).__name__} from nobody: {error}")
+            self.counters.count(session.name, f"{type(kept).__name__} from nobody: {error}")
             return
         log.info("%s: %s closed: %s", session.name, link.peer, error)
         self.counters.totals["peer errors"] += 1
+        session.health.note(PEER_ERRORS, kept.now)
         link.close(str(error))
 
-    def _crash(self, session: Session, event: Event, error: Exception) -> None:
-        """Live code failed: report, close the connection whose event it was, and restart or end if it repeats."""
+    # ---- crashes
+
+    def crash(self, session: Session, kept: Event, error: BaseException) -> None:
+        """Live code failed: go back to the state before the event, report, close the connection whose event it was,
+        and restart or end if it repeats."""
+        session.steps += 1
+        before = self.state_before(session)
+        if before is not None:
+            session.state = before
+        session.journal.note(kept, FAILED)
+        self._report(session, kept, error, session.state)
+        self._penalize(session, kept, lost=before is None and session.journal.latest is not None)
+
+    def state_before(self, session: Session) -> Any:
+        """The state that the events so far have made, made once more; None where that is not to be had."""
+        known = session.journal.since()
+        if known is None:
+            return None
+        checkpoint, entries = known
         try:
-            state = lower(session.state)
-        except StateError as failure:
-            state = f"not plain: {failure}"
+            with self.watchdog.guarding():
+                return replay(checkpoint.release, checkpoint.lowered, entries, self.convert)
+        except BaseException as error:
+            log.warning("%s: its state cannot be replayed: %s: %s", session.name, type(error).__name__, error)
+            return None
+
+    def _report(self, session: Session, event: Event, error: BaseException, state: Any) -> None:
         facts = {
             "release": session.release.number,
             "event": event,
-            "state": state,
-            "last_events": session.trace.told(),
+            "state": self.told_state(state),
+            "last_events": session.journal.told(),
         }
         self.reports.write(session.name, error, facts)
+
+    def first_report(self, watch: Watch) -> bool:
+        """True once for each probation: a thousand sessions may fail in it, and all for the same reason."""
+        if self._reported is not None and self._reported() is watch:
+            return False
+        self._reported = weakref.ref(watch)
+        return True
+
+    def told_state(self, state: Any) -> Any:
+        """A state for a crash report."""
+        try:
+            return lower(state)
+        except StateError as error:
+            return f"not plain: {error}"
+
+    def _penalize(self, session: Session, event: Event, lost: bool = False) -> None:
+        """Close the connection whose event it was. Too many crashes in a period end the session; several restart it,
+        or one with which its state is lost."""
         link = session.links.get(getattr(event, "link", 0))
         if link is not None:
-            link.close("the server failed to handle this connection; see its log")
+            link.close(SEE_LOG)
+        elif type(event) is Tick and event.tag not in session.timers:
+            # it would have set itself again; later than the crashes that count together
+            self._wake(session, Wake(int(self.intensity[1] * 1000), event.tag))
         if session.crashes is None:
             session.crashes = Intensity(*self.intensity)
         if session.crashes.exceeded():
             self.end(session, f"crashed more than {self.intensity[0]} times in {self.intensity[1]:g} s")
-        elif session.crashes.recent >= CRASHES_BEFORE_RESTART:
+        elif lost or session.crashes.recent >= CRASHES_BEFORE_RESTART:
             self._restart(session)
 
     def _restart(self, session: Session) -> None:
         """Go back to the last checkpoint, or begin anew without one, and tell the state which links are open."""
+        checkpoint = session.journal.latest
         try:
-            if session.checkpoint is not None:
-                release, snapshot = session.checkpoint
-                session.state = lift(self.convert(snapshot, release, session.release), session.release.record)
+            if checkpoint is not None:
+                with self.watchdog.guarding():
+                    session.state = lift(checkpoint.lowered, session.release.record)
             else:
-                session.state = session.release.begin(session.name, self.settings, now_ms())
-        except Exception as error:
+                session.state = self.begin(session.release, session.name, now_ms())
+        except BaseException as error:
             self.end(session, f"could not be restarted: {error}")
             return
-        log.warning(
-            "%s restarted %s", session.name, "from its last checkpoint" if session.checkpoint else "anew"
-        )
+        if not session.name.startswith(DOOR):
+            session.journal.reset(checkpoint or snapshot(session.release, session.state))
+        guards.follow(self, session)
+        log.warning("%s restarted %s", session.name, "from its last checkpoint" if checkpoint else "anew")
         session.deliver(Restarted(now_ms(), sorted(session.links)))
+
+    # ---- changes of code that wait, and events that wait for a change of code
+
+    def _change_at_key(self, session: Session, kept: Event, commands: list[Any]) -> None:
+        """Undo a step that has made a key unit, have the code changed, and let what is there now handle the event."""
+        change, session.at_key = session.at_key, None
+        assert change is not None
+        source, before = session.release, self.state_before(session)
+        if before is None:
+            self.done(session, kept, commands)
+            change()
+            return
+        session.state = before
+        change()
+        try:
+            with self.watchdog.guarding():
+                event = revive(kept, source, session.release, self.convert)
+        except BaseException as error:
+            self.crash(session, kept, error)
+            return
+        if session.suspended:
+            session.mailbox.appendleft(event)
+        else:
+            self._step(session, event)
+
+    def convert_waiting(self, session: Session, source: Release) -> None:
+        """Guests that wait to be taken in become records of the session's release. One that cannot is let go."""
+        if source is session.release:
+            return
+        mail = (self._converted(session, source, event) for event in session.mailbox)
+        session.mailbox = deque(event for event in mail if event is not None)
+        if any(owner is session and type(event) is Joined for owner, event in self._queue):
+            pairs = (
+                (owner, self._converted(session, source, event) if owner is session else event)
+                for owner, event in self._queue
+            )
+            self._queue = deque((owner, event) for owner, event in pairs if event is not None)
+
+    def _converted(self, session: Session, source: Release, event: Event) -> Event | None:
+        if type(event) is not Joined:
+            return event
+        try:
+            with self.watchdog.guarding():
+                guest = handed(lower(event.guest), source, session.release, self.convert)
+            return event._replace(guest=guest)
+        except BaseException as error:
+            self.reports.write(session.name, error, {"release": session.release.number, "event": event})
+            self.turn_away(session, event.link)
+            return None
+
+    def turn_away(self, session: Session, number: int) -> None:
+        """Close a link that its session's state has never heard of."""
+        if link := session.links.pop(number, None):
+            link.owner = None
+            link.close(SEE_LOG)
 
     # ---- commands
 
@@ -428,14 +611,19 @@ class Sessions:
             reason = "stopping" if self.stopping else "no such session"
             session.deliver(Refused(now_ms(), link.number, command.to, reason))
             return
+        lowered = lower(command.guest)  # always: two sessions must not share a record
+        created = target is None
         if target is None:
             target = self.create(command.to)
-            if not target.name.startswith(DOOR):
-                log.info("%s begins for %s on release %d", target.name, link.peer, target.release.number)
-        guest = command.guest
-        if target.release is not session.release:
-            lowered = self.convert(lower(guest), session.release, target.release)
-            guest = lift(lowered, target.release.record)
+        try:
+            with self.watchdog.guarding():
+                guest = handed(lowered, session.release, target.release, self.convert)
+        except BaseException:
+            if created:
+                self.end(target, "nobody could be let in")
+            raise
+        if created and not target.name.startswith(DOOR):
+            log.info("%s begins for %s on release %d", target.name, link.peer, target.release.number)
         if link.group is not None:
             link.group.leave(link)  # it belongs to the session that is left
         del session.links[link.number]
@@ -457,9 +645,13 @@ class Sessions:
             session.timers[tag] = self.loop.call_later(command.after / 1000, ring)
 
     def _log(self, session: Session, command: Log) -> None:
-        log.log(LEVELS[command.level], "%s: %s", session.name, command.text)
+        level = LEVELS[command.level]
+        if level >= logging.WARNING:
+            session.health.note(WARNINGS, now_ms())
+        log.log(level, "%s: %s", session.name, command.text)
 
     def _count(self, session: Session, command: Count) -> None:
+        session.health.note(command.what, now_ms())
         self.counters.count(session.name, command.what)
 
     # ---- all of them
@@ -485,13 +677,39 @@ class Sessions:
     def _checkpoints(self) -> Iterator[None]:
         started = monotonic()
         for session in self.listed(doors=False):
-            if session.changed and not session.ended:
-                try:
-                    session.checkpoint = (session.release, lower(session.state))
-                    session.changed = False
-                except StateError as error:
-                    self.counters.count(session.name, f"no checkpoint: {error}")
+            if session.journal.changed and not session.ended:
+                self._checkpoint(session)
             if monotonic() - started > CHECKPOINT_SLICE:
                 gc.collect(YOUNG)
                 yield
                 started = monotonic()
+
+    def _checkpoint(self, session: Session) -> bool:
+        """Lower the state as it is now. False where it is not plain: the former checkpoint stays."""
+        try:
+            lowered = lower(session.state)
+        except StateError as error:
+            self.counters.count(session.name, f"no checkpoint: {error}")
+            return guards.not_plain(self, session, error)
+        session.journal.roll(Checkpoint(session.release, lowered))
+        return True
+
+    def _look_at_journal(self, session: Session) -> None:
+        """So many bytes are kept since the last checkpoint that it may be time for another."""
+        journal, bounds = session.journal, self.bounds
+        half = bounds.journal_bytes // 2  # the other half is of the time before that checkpoint
+        if journal.fresh < half and self._all_journals() <= bounds.journal_total:
+            journal.bound = min(half, journal.fresh + SPELL)
+        elif not self._checkpoint(session):
+            session.journal.lose()
+
+    def _all_journals(self) -> int:
+        """Bytes in all journals, as they were within the last second."""
+        now = monotonic()
+        if now - self._journalled[0] > 1.0:
+            self._journalled = now, sum(item.journal.size for item in self.by_name.values())
+        return self._journalled[1]
+
+
+def _has_key(commands: list[Any]) -> bool:
+    return any(type(command) is SendAll and command.key for command in commands)

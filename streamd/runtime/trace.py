@@ -1,22 +1,21 @@
 """What a session did last, and what went wrong how often.
 
 The rule this file keeps: whatever may happen per frame is counted here and said once a second; nothing in a
-hot path formats text. A traced event keeps sizes, never payloads, so a ring costs a few kilobytes.
+hot path formats text. A traced event keeps sizes, never payloads.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from typing import Any, NamedTuple
 
 log = logging.getLogger("streamd")
 
-KEPT = 64  # events per session: about two seconds of a publisher's reads
-
 
 class Traced(NamedTuple):
-    """One step: ms, kind of event, its link or 0, bytes of its payload, how many commands it was answered with."""
+    """One step: ms, kind of event, its link or 0, bytes of its payload, and how many commands it was answered with
+    (`journal.BLAMED` for a peer's fault, `journal.FAILED` for a crash)."""
 
     at: int
     kind: type
@@ -24,23 +23,13 @@ class Traced(NamedTuple):
     size: int
     commands: int
 
-
-class Trace:
-    """The last steps of one session."""
-
-    __slots__ = ("events", "steps")
-
-    def __init__(self) -> None:
-        self.events: deque[Traced] = deque(maxlen=KEPT)
-        self.steps = 0
-
-    def note(self, event: Any, commands: int) -> None:
+    @classmethod
+    def of(cls, event: Any, commands: int) -> Traced:
         size = len(event.data) if hasattr(event, "data") else 0
-        self.events.append(Traced(event.now, type(event), getattr(event, "link", 0), size, commands))
-        self.steps += 1
+        return cls(event.now, type(event), getattr(event, "link", 0), size, commands)
 
-    def told(self) -> list[dict[str, Any]]:
-        return [{**entry._asdict(), "kind": entry.kind.__name__} for entry in self.events]
+    def told(self) -> dict[str, Any]:
+        return {**self._asdict(), "kind": self.kind.__name__, "commands": max(self.commands, 0)}
 
 
 class Counters:

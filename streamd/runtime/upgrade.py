@@ -1,596 +1,443 @@
-"""check, load, rollback, keep, purge: the patch path.
+"""check, plan, load, rollback, keep, purge, pin, promote: the operator's verbs on the patch path.
 
 The rule this file keeps: everything that can fail is done before the point of no return. Until then the patch
-is text, then a directory, then a release that nobody uses, and every session's real state has been taken there
-and back on a copy. After it come conversions already seen to succeed, and assignments, in slices with the loop
-turning in between. Should one fail all the same (state goes on changing between rehearsal and move), everyone
-is put back and the answer is no.
+is text, then a directory, and another process has taken a copy of every session's real state there and back and
+replayed its last events. After it come conversions already seen to succeed, and assignments, in slices with the loop
+turning in between; and then a time of probation, in which the release before answers for whatever the new one cannot.
 
 One request that changes something is served at a time; the next one waits for it and then finds the world as
-that one left it.
+that one left it. A probation goes on without holding anybody up: what may not be asked meanwhile is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from streamd.runtime import migrate, patchfile
-from streamd.runtime.migrate import MigrationError
-from streamd.runtime.net import now_ms
-from streamd.runtime.patchfile import Patch, PatchError
-from streamd.runtime.release import Release, ReleaseError, digest, read_tree
-from streamd.runtime.session import YOUNG, BadCommand, Session, Sessions
-from streamd.runtime.state import StateError, lift, lower, same
-from streamd.runtime.store import Record, Store
-from streamd.runtime.vocabulary import Tick
-
-log = logging.getLogger("streamd")
-
-Progress = Callable[[str, int, int], Awaitable[None]]
-SWITCH_INTERVAL = 0.0005  # s: how long the importing thread may keep the interpreter from the loop
-
-
-class Refusal(Exception):
-    """The answer is no, nothing has changed; `stage` is the step of the patch path that said so."""
-
-    def __init__(self, stage: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.stage = stage
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Limits of the patch path."""
-
-    max_bytes: int = 1_048_576  # of one patch file
-    max_live: int = 4  # releases in memory at once
-    slice_ms: float = 1.0  # how long a move may hold the loop
-    specimens: tuple[str, ...] = ()  # names of sessions made only for a rehearsal, so that one is never empty
-
-
-@dataclass
-class Move:
-    """What a move did: sessions, and how long the loop was held at the longest, in ms."""
-
-    sessions: list[Session] = field(default_factory=list)
-    longest_pause_ms: float = 0.0
+from streamd.runtime import sentences
+from streamd.runtime.drafting import Draft, Drafting, Verify
+from streamd.runtime.ledger import Ledger
+from streamd.runtime.library import Library
+from streamd.runtime.mover import Move, Mover
+from streamd.runtime.release import Release
+from streamd.runtime.selection import Selection
+from streamd.runtime.session import Session, Sessions
+from streamd.runtime.store import Store
+from streamd.runtime.trial import Trials
+from streamd.runtime.wishes import Bounds, Progress, Refusal, Wishes, silent
 
 
 class Upgrades:
-    """Releases of this process and the way from one to the next."""
+    """The way from one release to the next, and back."""
 
     def __init__(
-        self, sessions: Sessions, store: Store, shipped: Path, patches: Path, bounds: Bounds
+        self,
+        sessions: Sessions,
+        store: Store,
+        shipped: Path,
+        patches: Path,
+        bounds: Bounds,
+        verify: Verify | None = None,
     ) -> None:
         self.sessions = sessions
         self.store = store
-        self.shipped = shipped
         self.patches = patches
-        self.bounds = bounds
-        self.releases: dict[int, Release] = {}
-        self.records: dict[int, Record] = {}
-        self._busy = asyncio.Lock()
+        self.library = Library(store, shipped)
+        self.ledger = Ledger(store)
+        self.mover = Mover(sessions, self.library.ways, bounds.slice_ms / 1000)
+        self.drafting = Drafting(sessions, self.library, self.mover, patches, bounds, verify)
+        self.trials = Trials(sessions, self.library, self.mover, self.ledger, bounds)
 
     @property
     def current(self) -> Release:
         assert self.sessions.current is not None
         return self.sessions.current
 
-    # ---- start
-
-    def boot(self) -> list[str]:
-        """Import the release that a start begins with, and make it current. Returns what the operator should know.
-
-        That is the last kept one. If the package has been upgraded since (or the directory was touched), the
-        kept patches are merged into the new code one by one: those that fit go in, the others are named.
-        """
-        texts = read_tree(self.shipped)
-        shipped = digest(texts)
-        kept, warnings = self._kept(shipped)
-        if kept is None:
-            kept, warnings = self._regrow(
-                shipped, {name: text for name, (_, text) in texts.items()}, warnings
-            )
-        self._adopt(kept)
-        self.sessions.current = kept
-        return warnings
-
-    def _kept(self, shipped: str) -> tuple[Release | None, list[str]]:
-        number = self.store.kept
-        if number is None:
-            return None, []
-        try:
-            record = self.store.read_record(number)
-            release = self._stored(number, record)
-            if record.shipped != shipped:
-                return None, [
-                    f"the package has changed since release {number} was kept"
-                ] if record.patches else []
-            return release.load(), []
-        except (LookupError, OSError, ReleaseError) as error:
-            return None, [f"the kept release {number} cannot be used: {error}"]
-
-    def _stored(self, number: int, record: Record) -> Release:
-        """A release on disk, not yet imported. Raises ReleaseError if it is not what was written."""
-        release = Release(number, self.store.path(number), record.parent)
-        if release.sha256 != record.sha256:
-            raise ReleaseError(f"release {number} was changed on disk and is not trusted")
-        return release
-
-    def _regrow(self, shipped: str, texts: dict[str, str], warnings: list[str]) -> tuple[Release, list[str]]:
-        """The shipped code with every kept patch that still fits it and runs with it."""
-        number = self.store.next_number()
-        applied: list[dict[str, str]] = []
-        waiting = self._kept_patches()
-        while waiting:
-            refused, refusals = [], []
-            for item in waiting:
-                try:
-                    patch = patchfile.parse(Path(item["name"]), item["text"])
-                    merged = patchfile.merge([patch], texts, patchfile.versions_of(texts))
-                    self._write(number, None, {**texts, **merged}).load().discard()
-                except (PatchError, ReleaseError) as error:
-                    refused.append(item)
-                    refusals.append(f"kept patch {item['name']} is left out: {error}")
-                    continue
-                texts = {**texts, **merged}
-                applied.append(item)
-            if len(refused) == len(waiting):
-                warnings += refusals
-                break
-            waiting = refused  # what one lacked, a later one may have added
-        release = self._write(number, None, texts).load()
-        self.store.write_record(
-            Record(
-                number,
-                None,
-                shipped,
-                release.sha256,
-                patches=applied,
-                at=_now(),
-                by={"uid": -1, "gid": -1, "pid": 0},
-            )
-        )
-        self.store.keep(number)
-        return release, warnings
-
-    def _kept_patches(self) -> list[dict[str, str]]:
-        try:
-            return self.store.read_record(self.store.kept or 0).patches
-        except LookupError:
-            return []
-
-    def _write(self, number: int, parent: int | None, texts: dict[str, str]) -> Release:
-        packages = {name.rpartition(".")[0] for name in texts if name} | {""}
-        packages |= {name for name in texts if (self.shipped / Path(*name.split("."))).is_dir() and name}
-        tree = {
-            name: (
-                "/".join([*(name.split(".") if name else ()), "__init__.py"])
-                if name in packages
-                else f"{name.replace('.', '/')}.py",
-                text,
-            )
-            for name, text in texts.items()
-        }
-        return Release(number, self.store.write_tree(number, tree), parent)
-
-    def _adopt(self, release: Release) -> None:
-        self.releases[release.number] = release
-        self.records[release.number] = self.store.read_record(release.number)
-
-    # ---- the way between two releases
-
     def convert(self, lowered: Any, source: Release, target: Release) -> Any:
         """A lowered state of one release, for another. Raises MigrationError."""
-        for step in self._way(source, target):
-            lowered = migrate.apply(lowered, step)
-        return lowered
+        return self.library.ways.convert(lowered, source, target)
 
-    def _way(self, source: Release, target: Release) -> list[migrate.Steps]:
-        if source is target:
-            return []
-        down, up = self._ancestors(source.number), self._ancestors(target.number)
-        meet = next((number for number in down if number in up), None)
-        if meet is None:
-            raise MigrationError(f"releases {source.number} and {target.number} have no common ancestor")
-        steps = []
-        for number in down[: down.index(meet)]:
-            record = self._record(number)
-            steps.append(migrate.steps_down(self._held(number), self._held(record.parent), record.modules))
-        for number in reversed(up[: up.index(meet)]):
-            record = self._record(number)
-            steps.append(migrate.steps_up(self._held(record.parent), self._held(number), record.modules))
-        return steps
+    # ---- start and end
 
-    def _ancestors(self, number: int | None) -> list[int]:
-        """The number, its parent, and so on up to the shipped code."""
-        chain: list[int] = []
-        while number is not None:
-            try:
-                parent = self._record(number).parent
-            except LookupError:
-                break  # torn or taken away: there is no way beyond it
-            chain.append(number)
-            number = parent
-        return chain
+    def boot(self) -> list[str]:
+        """Import the release that a start begins with, and make it current. Returns what the operator should know."""
+        release, warnings = self.library.boot()
+        self.sessions.current = release
+        if cut := self.ledger.cut_off():
+            warnings.append(cut)
+        self.ledger.started(release, warnings)
+        return warnings
 
-    def _record(self, number: int) -> Record:
-        if number not in self.records:
-            self.records[number] = self.store.read_record(number)
-        return self.records[number]
+    async def close(self) -> None:
+        """The process stops."""
+        await self.trials.close()
 
-    def _held(self, number: int | None) -> Release:
-        """The release in memory, imported again from its directory if it has been collected."""
-        assert number is not None
-        if number not in self.releases:
-            self.releases[number] = self._stored(number, self._record(number)).load(self.current)
-        return self.releases[number]
-
-    # ---- verbs
+    # ---- verbs that only look
 
     async def check(
-        self, paths: Sequence[str], cwd: str, by: dict[str, int], progress: Progress
+        self,
+        paths: Sequence[str],
+        cwd: str,
+        by: dict[str, int],
+        progress: Progress,
+        wishes: Wishes | None = None,
     ) -> dict[str, Any]:
         """Everything short of the point of no return."""
-        async with self._one("check", paths, by) as note:
+        wishes = wishes or Wishes()
+        async with self.ledger.one("check", paths, by) as note:
             started = monotonic()
-            candidate, record = await self._prepare(paths, cwd, by, progress)
-            try:
-                rehearsed = await self._rehearse(candidate, progress)
-            finally:
-                self._drop(candidate)
-            changes = _changes(record.modules)
-            text = f"fits release {self.current.number}: {changes}. {_sessions(rehearsed)} rehearsed there and back. Load with: streamd-ctl load {' '.join(paths)}"
-            note.update(text=text, sha256=record.sha256)
+            async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
+                draft,
+                child,
+                _,
+            ):
+                try:
+                    report = await self.drafting.rehearse(draft, child, wishes, progress)
+                finally:
+                    await self.drafting.drop(draft)
+            changes = sentences.changes(draft.record.modules)
+            text = (
+                f"fits release {self.current.number}: {changes}. {sentences.rehearsed(report)} "
+                f"Load with: streamd-ctl load {' '.join(paths)}"
+            )
+            note.update(text=text, sha256=draft.record.sha256)
             return {
                 "release": self.current.number,
-                "modules": record.modules,
-                "sessions": rehearsed,
-                "total_ms": _ms(started),
+                "modules": draft.record.modules,
+                "sessions": len(report["sessions"]),
+                "report": report,
+                "total_ms": sentences.ms(started),
                 "text": text,
             }
 
-    async def load(
-        self, paths: Sequence[str], cwd: str, by: dict[str, int], progress: Progress
+    async def plan(
+        self,
+        paths: Sequence[str],
+        cwd: str,
+        by: dict[str, int],
+        progress: Progress,
+        wishes: Wishes | None = None,
     ) -> dict[str, Any]:
-        """Merge, rehearse, and move every session to the new release."""
-        async with self._one("load", paths, by) as note:
-            started = monotonic()
-            candidate, record = await self._prepare(paths, cwd, by, progress)
-            try:
-                await self._rehearse(candidate, progress)
-                await asyncio.to_thread(self.store.write_record, record)
-                move = await self._move(candidate, progress)
-            except BaseException:
-                self._drop(candidate)
-                raise
-            self._collect()
+        """What a load would do: modules, records, who moves when, for how long; and what it would shadow."""
+        wishes = wishes or Wishes()
+        async with self.ledger.one("plan", paths, by) as note:
+            async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
+                draft,
+                child,
+                merged,
+            ):
+                try:
+                    report = await self.drafting.rehearse(draft, child, wishes, progress, refuse=False)
+                finally:
+                    await self.drafting.drop(draft)
+            pauses = {item["name"]: item["lower_ms"] + item["up_ms"] for item in report["sessions"]}
+            order = self._order(wishes.selection, pauses)
+            shadowed, leftovers = await asyncio.to_thread(self.drafting.in_the_way, merged)
+            waves = f" in {len(wishes.selection.shares)} waves" if len(wishes.selection.shares) > 1 else ""
             text = (
-                f"release {candidate.number} running. {_changes(record.modules)}. {_sessions(len(move.sessions))} moved, "
-                f"longest pause {move.longest_pause_ms:.1f} ms. Roll back with: streamd-ctl rollback"
+                f"would make a release of {self.current.number} and {sentences.changes(draft.record.modules)}, and move "
+                f"{sentences.sessions(sum(1 for item in order if item['wave']))}{waves}, longest pause about "
+                f"{report['predicted_pause_ms']:.1f} ms. {sentences.rehearsed(report)}"
             )
-            note.update(text=text, sha256=record.sha256, release=candidate.number)
-            return self._moved(candidate, record.modules, move, started, text)
+            note.update(text=text, sha256=draft.record.sha256)
+            return {
+                "release": self.current.number,
+                "modules": draft.record.modules,
+                "records": report.get("records", []),
+                "sessions": order,
+                "shadowed": shadowed,
+                "leftovers": leftovers,
+                "report": report,
+                "text": text,
+            }
+
+    def _order(self, selection: Selection, pauses: dict[str, float]) -> list[dict[str, Any]]:
+        """Each session, the wave it would move in (0: not at all), and its predicted pause."""
+        sessions = self.sessions.listed()
+        names = [item.name for item in sessions if not self.mover.is_pinned(item)]
+        waves: dict[str, int] = {}
+        for wave in range(len(selection.shares)):
+            for name in selection.chosen(wave, names):
+                waves.setdefault(name, wave + 1)
+        rows = [
+            {
+                "name": item.name,
+                "wave": waves.get(item.name, 0),
+                "release": item.release.number,
+                "pinned": self.mover.is_pinned(item),
+                "pause_ms": round(pauses.get(item.name, 0.0), 3),
+            }
+            for item in sessions
+        ]
+        return sorted(rows, key=lambda row: (row["wave"] or len(selection.shares) + 1, row["name"]))
+
+    # ---- verbs that change something
+
+    async def load(
+        self,
+        paths: Sequence[str],
+        cwd: str,
+        by: dict[str, int],
+        progress: Progress,
+        wishes: Wishes | None = None,
+    ) -> dict[str, Any]:
+        """Merge, rehearse, move the sessions that were asked for, and put the new release on probation."""
+        wishes = wishes or Wishes()
+        async with self.ledger.one("load", paths, by) as note:
+            started = monotonic()
+            self._refuse_on_trial("load")
+            self.trials.collect()
+            async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
+                draft,
+                child,
+                _,
+            ):
+                try:
+                    note.update(sha256=draft.record.sha256)
+                    report = await self.drafting.rehearse(draft, child, wishes, progress)
+                    self.drafting.judge(report, draft, wishes)
+                    if wishes.shadow:
+                        report = await self.drafting.shadow(draft, child, wishes, report, progress)
+                        self.drafting.judge(report, draft, wishes)
+                    await self.drafting.bring_in(draft, progress)
+                except BaseException:
+                    await self.drafting.drop(draft)
+                    raise
+            trial = self.trials.new(draft, wishes, by)
+            try:
+                await self.ledger.begin(note, draft.number)
+                await self.trials.begin(trial, progress)
+            except BaseException:
+                await self.drafting.drop(draft)
+                raise
+            whole = wishes.selection.whole
+            text = (
+                f"release {draft.number} running{'' if whole else ' as a canary'}. "
+                f"{sentences.changes(draft.record.modules)}. {sentences.sessions(len(trial.move.pauses))} moved, longest "
+                f"pause {trial.move.longest_pause_ms:.1f} ms."
+            )
+            note.update(text=text, release=draft.number)
+            answer = self._moved(draft, trial.move, started)
+            answer.update(report=report, predicted_pause_ms=report["predicted_pause_ms"], probation=None)
+            if trial.watched:
+                answer["probation"] = trial.probation.told() | {"seconds": trial.seconds}
+        if trial.watched and wishes.wait:
+            outcome = await self.trials.awaited(trial, progress)
+            text = f"{text} {outcome['text']}"
+            answer.update({**self._moved(draft, trial.move, started), "probation": outcome["probation"]})
+        elif trial.watched:
+            text += f" On probation for {trial.seconds:g} s: streamd-ctl status."
+        if not whole:
+            text += " To move everyone, load it again without a selection."
+        return {**answer, "text": f"{text} Roll back with: streamd-ctl rollback"}
 
     async def rollback(self, to: int | None, by: dict[str, int], progress: Progress) -> dict[str, Any]:
-        """The same walk the other way: to the parent, or to any ancestor."""
-        async with self._one("rollback", [] if to is None else [str(to)], by) as note:
+        """The same walk the other way: to the parent, or to any ancestor. A load on probation is taken back."""
+        async with self.ledger.one("rollback", [] if to is None else [str(to)], by) as note:
             started = monotonic()
-            target = await self._ancestor(to)
             left = self.current
-            try:
-                await self._rehearse(target, progress, back=False)
-                move = await self._move(target, progress)
-            except BaseException:
-                self._collect()
-                raise
+            if (trial := self.trials.trial) is not None:
+                self._refuse_to(to, trial.old.number)
+                left, target = trial.release, trial.old
+                move = await self.trials.take_back(trial)
+            elif (canary := self.trials.canary) is not None:
+                self._refuse_to(to, left.number)
+                left, target = canary.release, self.current
+                move = await self._take_canary_back(canary, note, progress)
+            else:
+                target = await self.drafting.ancestor(to)
+                await self.drafting.rehearse_back(target, self.mover.all_but(target), progress)
+                await self.ledger.begin_back(note, target.number)
+                move = await self._all_to(target, left, progress)
             modules = self._difference(left, target)
-            self._collect()
-            kept = self.store.kept
+            self.trials.collect()
             hint = (
                 ""
-                if kept == target.number
-                else f" A restart boots release {kept}; change that with: streamd-ctl keep"
+                if self.store.kept == target.number
+                else f" A restart boots release {self.store.kept}; change that with: streamd-ctl keep"
             )
+            pinned = [name for name, item in self.mover.pinned().items() if item.release is not target]
+            stays = f" {sentences.names(pinned)} pinned to another release." if pinned else ""
             text = (
-                f"back on release {target.number}. {_changes(modules)}. {_sessions(len(move.sessions))} moved, "
-                f"longest pause {move.longest_pause_ms:.1f} ms.{hint}"
+                f"back on release {target.number}. {sentences.changes(modules)}. {sentences.sessions(len(move.pauses))} moved, "
+                f"longest pause {move.longest_pause_ms:.1f} ms.{sentences.stayed(move)}{stays}{hint}"
             )
             note.update(text=text, release=target.number)
-            return self._moved(target, modules, move, started, text)
+            return {
+                "release": target.number,
+                "modules": modules,
+                "sessions": len(move.pauses),
+                "longest_pause_ms": move.longest_pause_ms,
+                "pauses": sentences.pauses(move),
+                "total_ms": sentences.ms(started),
+                "text": text,
+            }
 
     async def keep(self, by: dict[str, int]) -> dict[str, Any]:
         """Make the running release the one that a restart boots."""
-        async with self._one("keep", [], by) as note:
+        async with self.ledger.one("keep", [], by) as note:
+            self._refuse_on_trial("keep")
+            if mixed := self.mixed():
+                raise Refusal(
+                    "read",
+                    f"sessions run on several releases ({sentences.mixture(mixed)}); bring them together first: load the canary again "
+                    "without a selection, roll it back, or unpin",
+                )
             number = self.current.number
             await asyncio.to_thread(self.store.keep, number)
             text = f"release {number} is kept: a restart boots it"
             note.update(text=text, release=number)
             return {"release": number, "kept": number, "text": text}
 
+    async def pin(self, session: Session, by: dict[str, int]) -> dict[str, Any]:
+        """Let no load and no rollback move a session until it is unpinned or ends."""
+        async with self.ledger.one("pin", [session.name], by) as note:
+            if (trial := self.trials.trial) is not None and session.release is trial.release:
+                self._refuse_on_trial("pin")
+            self.mover.pin(session)
+            text = (
+                f"{session.name} stays on release {session.release.number} until it ends or: "
+                f"streamd-ctl unpin {session.name}"
+            )
+            note.update(text=text, release=session.release.number)
+            return {"name": session.name, "release": session.release.number, "text": text}
+
+    async def unpin(self, name: str, by: dict[str, int]) -> dict[str, Any]:
+        """Let a session move again, and move it to the running release at once."""
+        async with self.ledger.one("unpin", [name], by) as note:
+            self._refuse_on_trial("unpin")
+            pinned = self.mover.pinned()
+            if name not in pinned:
+                raise Refusal("read", f"{name} is not pinned; pinned are: {', '.join(pinned) or 'none'}")
+            session, target, move = pinned[name], self.current, Move()
+            self.mover.unpin(name)
+            if session.release is not target:
+                try:
+                    await self.drafting.rehearse_back(target, [session], silent)
+                    move = await self.trials.moving(
+                        lambda: [] if session.ended else [session], target, None, silent
+                    )
+                except BaseException:
+                    self.mover.pin(session)
+                    raise
+            self.trials.collect()
+            text = f"{name} is on release {target.number}" + (
+                f", after a pause of {move.pauses[name]:.1f} ms" if name in move.pauses else ""
+            )
+            note.update(text=text, release=target.number)
+            return {"name": name, "release": target.number, "pauses": sentences.pauses(move), "text": text}
+
     async def purge(self, by: dict[str, int]) -> dict[str, Any]:
         """Collect what nothing pins, remove directories that no way leads to, and say what still pins the rest."""
-        async with self._one("purge", [], by) as note:
-            collected = self._collect()
+        async with self.ledger.one("purge", [], by) as note:
+            collected = self.trials.collect()
             gc.unfreeze()  # the release of the start was frozen with all else
             gc.collect()
             gc.freeze()
             current, kept = self.current.number, self.store.kept
-            needed = {kept, *self._ancestors(current), *self._ancestors(kept), *self.releases}
+            releases, ancestors = self.library.releases, self.library.ways.ancestors
+            needed = {kept, *ancestors(current), *ancestors(kept), *releases}
+            needed.update(*map(ancestors, releases))
             removed = [number for number in self.store.numbers() if number not in needed]
             for number in removed:
                 await asyncio.to_thread(self.store.remove, number)
-                self.records.pop(number, None)
+                self.library.records.pop(number, None)
             pinned: list[dict[str, Any]] = [
                 {"release": number, "sessions": [item.name for item in self.sessions.pinned(release)]}
-                for number, release in self.releases.items()
+                for number, release in releases.items()
                 if release is not self.current
             ]
             holders = "; ".join(
-                f"release {item['release']} is pinned by {_names(item['sessions'])}" for item in pinned
+                f"release {item['release']} is pinned by {sentences.names(item['sessions']) or 'a probation'}"
+                for item in pinned
             )
-            text = f"removed {_numbers(removed)}; {holders or 'nothing pins an old release'}"
+            text = f"removed {sentences.numbers(removed)}; {holders or 'nothing pins an old release'}"
             note.update(text=text)
             return {"collected": collected, "removed": removed, "pinned": pinned, "text": text}
 
-    # ---- before the point of no return
-
-    async def _prepare(
-        self, paths: Sequence[str], cwd: str, by: dict[str, int], progress: Progress
-    ) -> tuple[Release, Record]:
-        """Read, check and merge the patches, and import the result off the loop."""
-        self._collect()
-        if len(self.releases) >= self.bounds.max_live:
-            held = ", ".join(
-                f"{number} ({_sessions(len(self.sessions.pinned(item)))})"
-                for number, item in self.releases.items()
+    async def promote(self, by: dict[str, int]) -> dict[str, Any]:
+        """The merged files of the running release that differ from the package, for committing; None: removed there."""
+        async with self.ledger.one("promote", [], by) as note:
+            texts = await asyncio.to_thread(self.library.shipped_texts)
+            files: dict[str, str | None] = {}
+            before: dict[str, str] = {}
+            release = self.current
+            for name in sorted(texts.keys() | release.texts.keys()):
+                (place, text), (own, fresh) = (
+                    texts.get(name, (None, None)),
+                    release.texts.get(name, (None, None)),
+                )
+                if text != fresh:
+                    where = own.relative_to(release.path) if own else place.relative_to(self.library.shipped)  # type: ignore[union-attr]
+                    name_there = f"streamd/live/{where.as_posix()}"
+                    files[name_there] = fresh
+                    before[name_there] = hashlib.sha256(text.encode()).hexdigest() if text else ""
+            count = f"{len(files)} file{'' if len(files) == 1 else 's'}"
+            text = (
+                f"release {release.number} differs from the package in {count}"
+                if files
+                else f"release {release.number} is the code as shipped; there is nothing to promote"
             )
+            note.update(text=text, release=release.number)
+            return {
+                "release": release.number,
+                "modules": self.library.patched(release.number),
+                "files": files,
+                "shipped": before,
+                "text": text,
+            }
+
+    # ---- what is the case
+
+    def mixed(self) -> dict[int, list[str]]:
+        """The broadcasts of each release, if they are not all on the running one; otherwise empty."""
+        found: dict[int, list[str]] = {}
+        for session in self.sessions.listed(doors=False):
+            found.setdefault(session.release.number, []).append(session.name)
+        return {} if not found or set(found) == {self.current.number} else found
+
+    def _refuse_on_trial(self, verb: str) -> None:
+        if (trial := self.trials.trial) is not None:
+            left = trial.probation.told()["left_s"]
             raise Refusal(
                 "read",
-                f"{len(self.releases)} releases live already, as many as [releases] max_live allows: {held}",
+                f"{verb} has to wait: release {trial.release.number} is on probation for another {left:.0f} s; "
+                "to end that now: streamd-ctl rollback",
             )
-        await progress("read", 0, len(paths))
-        base, parent = self.current, self._record(self.current.number)
-        number = await asyncio.to_thread(self.store.next_number)
-        with _shared_interpreter():
-            patches, texts = await asyncio.to_thread(self._merge, paths, cwd, base)
-            await progress("merge", len(patches), len(patches))
-            try:
-                candidate = await asyncio.to_thread(self._import, number, base, texts)
-            except BaseException:
-                await asyncio.to_thread(self.store.remove, number)
-                raise
-        await progress("import", 1, 1)
-        modules = {item.module: [base.versions.get(item.module, 0), item.version] for item in patches}
-        for name, (_, version) in modules.items():
-            if candidate.versions.get(name) != version:
-                self._drop(candidate)
-                raise Refusal(
-                    "import",
-                    f"{name} says VERSION = {candidate.versions.get(name)} when run, but {version} in its text",
-                )
-        record = Record(
-            number,
-            base.number,
-            parent.shipped,
-            candidate.sha256,
-            modules,
-            [
-                *parent.patches,
-                *({"name": item.path.name, "sha256": item.sha256, "text": item.text} for item in patches),
-            ],
-            by,
-            _now(),
-        )
-        self.releases[number], self.records[number] = candidate, record
-        return candidate, record
 
-    def _merge(self, paths: Sequence[str], cwd: str, base: Release) -> tuple[list[Patch], dict[str, str]]:
-        files = patchfile.find(paths, cwd, self.patches)
-        patches = [patchfile.read(file, self.patches, self.bounds.max_bytes) for file in files]
-        texts = {name: text for name, (_, text) in base.texts.items()}
-        return patches, {**texts, **patchfile.merge(patches, texts, base.versions)}
+    @staticmethod
+    def _refuse_to(to: int | None, only: int) -> None:
+        if to not in (None, only):
+            raise Refusal("read", f"a release that is not everywhere yet goes back to release {only} first")
 
-    def _import(self, number: int, base: Release, texts: dict[str, str]) -> Release:
-        return self._write(number, base.number, texts).load(base)
+    # ---- the way back
 
-    async def _rehearse(self, target: Release, progress: Progress, back: bool = True) -> int:
-        """Take a copy of every session's real state to `target` and, unless it is a rollback, back again."""
-        sessions = self.sessions.listed()
-        await progress("rehearse", 0, len(sessions))
-        done = 0
-        slices = self._slices()
-        ways = {self.current.number: (self._way(self.current, target), self._way(target, self.current))}
-        for session in [*self._specimens(target), *sessions]:
-            if session.ended:
-                continue
-            source = session.release
-            try:
-                if source.number not in ways:
-                    ways[source.number] = self._way(source, target), self._way(target, source)
-                self._rehearse_one(session, target, *ways[source.number], back)
-            except (MigrationError, StateError, BadCommand) as error:
-                raise Refusal("rehearse", f"{session.name}: {error}. Nothing was changed") from error
-            done += session.name in self.sessions.by_name
-            if next(slices):
-                await progress("rehearse", done, len(sessions))
-                await asyncio.sleep(0)
-        return done
-
-    def _specimens(self, target: Release) -> list[Session]:
-        """Newborn sessions of the running release; the same are born on `target`, to see that they can be."""
-        home = self.sessions
-        for name in self.bounds.specimens:
-            try:
-                lift(lower(target.begin(name, home.settings, now_ms())), target.record)
-            except Exception as error:
-                raise Refusal(
-                    "rehearse", f"a new session {name} cannot begin: {type(error).__name__}: {error}"
-                ) from error
-        return [
-            Session(home, f"new {name}", self.current, self.current.begin(name, home.settings, now_ms()))
-            for name in self.bounds.specimens
-        ]
-
-    def _rehearse_one(
-        self,
-        session: Session,
-        target: Release,
-        there: list[migrate.Steps],
-        home: list[migrate.Steps],
-        back: bool,
-    ) -> None:
-        before = lower(session.state)
-        changed = before
-        for step in there:
-            changed = migrate.apply(changed, step)
-        copy = lift(changed, target.record)
-        self._resumed(copy, session, target)
-        if not back:
-            return
+    async def _all_to(self, target: Release, left: Release, progress: Progress) -> Move:
+        """Everyone to `target`, newcomers included, or nobody."""
+        self.sessions.current = target
         try:
-            target.describe(copy)
-        except Exception as error:
-            raise BadCommand(f"describe() of the new code raised {type(error).__name__}: {error}") from error
-        returned = lower(lift(changed, target.record))
-        for step in home:
-            returned = migrate.apply(returned, step)
-        if not same(returned, before):
-            raise MigrationError(
-                f"downgrade does not restore what upgrade was given: {_unlike(before, returned)}"
-            )
-        lift(returned, session.release.record)
+            return await self.trials.moving(lambda: self.mover.all_but(target), target, None, progress)
+        except BaseException:
+            self.sessions.current = left
+            self.mover.put_back(dict.fromkeys(self.sessions.pinned(target), left))
+            raise
 
-    def _resumed(self, state: Any, session: Session, target: Release) -> list[Any]:
-        """The commands with which the changed modules of `target` greet a session whose new state this is.
+    async def _take_canary_back(self, canary: Draft, note: dict[str, Any], progress: Progress) -> Move:
+        def there() -> list[Session]:
+            pinned = self.sessions.pinned(canary.release)
+            return [item for item in pinned if not self.mover.is_pinned(item)]
 
-        Raises BadCommand.
-        """
-        commands: list[Any] = []
-        old, new = session.release.versions, target.versions
-        for name, module in target.modules.items():
-            function = vars(module).get("resumed")
-            if function is None or old.get(name) == new.get(name):
-                continue
-            try:
-                fresh = function(state, now_ms())
-            except Exception as error:
-                raise BadCommand(f"{name}.resumed raised {type(error).__name__}: {error}") from error
-            self.sessions.check(fresh, session.groups)
-            commands += fresh
-        return commands
-
-    # ---- the move
-
-    async def _move(self, target: Release, progress: Progress) -> Move:
-        """Beyond the point of no return. Raises Refusal after having put everyone back."""
-        move = Move()
-        with _collector_off():
-            slices = self._slices()
-            ways: dict[int, list[migrate.Steps]] = {}
-            gc.collect(YOUNG)  # what the import has left
-            await asyncio.sleep(0)
-            # from here on there is no way back but to put everyone back
-            left, self.sessions.current = self.current, target
-            started = monotonic()
-            try:
-                while waiting := [item for item in self.sessions.listed() if item.release is not target]:
-                    for session in waiting:
-                        if session.ended or session.release is target:
-                            continue
-                        self._change(session, target, ways)
-                        move.sessions.append(session)
-                        if next(slices):
-                            gc.collect(YOUNG)
-                            move.longest_pause_ms = max(move.longest_pause_ms, _ms(started))
-                            await asyncio.sleep(0)
-                            started = monotonic()
-                move.longest_pause_ms = max(move.longest_pause_ms, _ms(started))
-            except BaseException as error:
-                self.sessions.current = left
-                self._put_back(target, left)
-                if not isinstance(error, Exception):
-                    raise  # cancelled: the server is stopping
-                raise Refusal(
-                    "move", f"{session.name}: {error}. Everyone is back on release {left.number}"
-                ) from error
-        await progress("move", len(move.sessions), len(move.sessions))
+        target = self.current
+        await self.drafting.rehearse_back(target, there(), progress)
+        await self.ledger.begin_back(note, target.number)
+        move = await self.trials.moving(there, target, None, progress)
+        self.trials.canary = None
         return move
-
-    def _change(self, session: Session, target: Release, ways: dict[int, list[migrate.Steps]]) -> None:
-        """suspend, change code, resume: nothing is assigned before everything has been converted.
-
-        `ways` are those from other releases to `target`, found as they are needed.
-        """
-        source = session.release
-        session.suspend()
-        try:
-            if source.number not in ways:
-                ways[source.number] = self._way(source, target)
-            lowered = lower(session.state)
-            for step in ways[source.number]:
-                lowered = migrate.apply(lowered, step)
-            state = lift(lowered, target.record)
-            commands = self._resumed(state, session, target)
-            session.change_code(target, state, lowered)
-            self.sessions.carry_out(session, Tick(now_ms(), "resumed"), commands)
-        finally:
-            session.resume()
-
-    def _put_back(self, target: Release, left: Release) -> None:
-        """Everyone who reached `target` (born there included) returns; who cannot is ended, and said so."""
-        ways: dict[int, list[migrate.Steps]] = {}
-        for session in self.sessions.pinned(target):
-            try:
-                self._change(session, left, ways)
-            except Exception as error:
-                log.error("%s cannot go back to release %d: %s", session.name, left.number, error)
-                self.sessions.end(session, "could not be converted back")
-
-    def _slices(self) -> Iterator[bool]:
-        """True whenever the loop has been held for as long as a slice may last."""
-        bound = self.bounds.slice_ms / 1000
-        started = monotonic()
-        while True:
-            over = monotonic() - started > bound
-            yield over
-            if over:
-                started = monotonic()
-
-    # ---- releases that come and go
-
-    async def _ancestor(self, to: int | None) -> Release:
-        """The release to roll back to, imported with all between it and the running one."""
-        chain = self._ancestors(self.current.number)
-        if len(chain) < 2:
-            raise Refusal(
-                "read", f"release {chain[0]} is the code as shipped; there is nothing to roll back to"
-            )
-        target = chain[1] if to is None else to
-        if target == chain[0]:
-            raise Refusal("read", f"release {target} is running already")
-        if target not in chain:
-            known = ", ".join(map(str, chain[1:]))
-            raise Refusal(
-                "read", f"release {target} is no ancestor of release {chain[0]}; roll back to one of {known}"
-            )
-        with _shared_interpreter():
-            for number in chain[: chain.index(target) + 1]:
-                try:
-                    await asyncio.to_thread(self._held, number)
-                except (ReleaseError, OSError, LookupError) as error:
-                    raise Refusal("import", f"release {number} cannot be imported again: {error}") from error
-        return self.releases[target]
 
     def _difference(self, source: Release, target: Release) -> dict[str, list[int]]:
         old, new = source.versions, target.versions
@@ -599,145 +446,12 @@ class Upgrades:
             name: [old.get(name, 0), new.get(name, 0)] for name in names if old.get(name) != new.get(name)
         }
 
-    def _drop(self, candidate: Release) -> None:
-        """Forget a release that was never to run, or did not come to."""
-        if candidate is not self.sessions.current:
-            self.releases.pop(candidate.number, None)
-            self.records.pop(candidate.number, None)
-            candidate.discard()
-            self.store.remove(candidate.number)
-
-    def _collect(self) -> list[int]:
-        """Let go of every release that no session runs on. Their directories stay for a rollback."""
-        gone = [
-            number
-            for number, release in self.releases.items()
-            if release is not self.current and not self.sessions.pinned(release)
-        ]
-        for number in gone:
-            self.releases.pop(number).discard()
-        return gone
-
-    def _moved(
-        self, release: Release, modules: dict[str, list[int]], move: Move, started: float, text: str
-    ) -> dict[str, Any]:
+    def _moved(self, draft: Draft, move: Move, started: float) -> dict[str, Any]:
         return {
-            "release": release.number,
-            "modules": modules,
-            "sessions": len(move.sessions),
-            "longest_pause_ms": round(move.longest_pause_ms, 3),
-            "total_ms": _ms(started),
-            "text": text,
+            "release": draft.number,
+            "modules": draft.record.modules,
+            "sessions": len(move.pauses),
+            "longest_pause_ms": move.longest_pause_ms,
+            "pauses": sentences.pauses(move),
+            "total_ms": sentences.ms(started),
         }
-
-    @asynccontextmanager
-    async def _one(
-        self, verb: str, paths: Sequence[str], by: dict[str, int]
-    ) -> AsyncIterator[dict[str, Any]]:
-        """One at a time; and whatever comes of it is in the history before it is answered."""
-        async with self._busy:
-            entry: dict[str, Any] = {"verb": verb, **by, "paths": list(paths), "result": "ok"}
-            try:
-                yield entry
-            except PatchError as error:
-                entry.update(result="refused", stage=error.stage, text=str(error))
-                raise Refusal(error.stage, str(error)) from error
-            except ReleaseError as error:
-                entry.update(result="refused", stage="import", text=str(error))
-                raise Refusal("import", str(error)) from error
-            except (MigrationError, StateError) as error:
-                entry.update(result="refused", stage="rehearse", text=str(error))
-                raise Refusal("rehearse", str(error)) from error
-            except OSError as error:
-                entry.update(result="failed", stage="disk", text=str(error))
-                raise Refusal("disk", f"{error}; nothing was changed") from error
-            except Refusal as error:
-                entry.update(result="refused", stage=error.stage, text=str(error))
-                raise
-            except BaseException as error:
-                entry.update(result="failed", stage="bug", text=repr(error))
-                raise
-            finally:
-                log.log(
-                    logging.INFO if entry["result"] == "ok" else logging.WARNING,
-                    "%s: %s",
-                    verb,
-                    entry.get("text", ""),
-                )
-                try:
-                    await asyncio.to_thread(lambda: self.store.note(**entry))
-                except OSError as error:  # a full disk does not make undone what was done
-                    log.error("%s is not in the history: %s", verb, error)
-
-
-def _unlike(before: Any, after: Any, path: str = "state") -> str:
-    """The first place where two lowered states differ, as a sentence."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in [*before, *(item for item in after if item not in before)]:
-            if name not in before or name not in after:
-                return f"{path}.{name} {'appeared' if name in after else 'is missing'}"
-            if not same(before[name], after[name]):
-                return _unlike(before[name], after[name], f"{path}.{name}")
-    if isinstance(before, list | tuple) and isinstance(after, list | tuple) and len(before) == len(after):
-        for index, (left, right) in enumerate(zip(before, after, strict=True)):
-            if not same(left, right):
-                return _unlike(left, right, f"{path}[{index}]")
-    return f"{path} was {_short(before)} and came back as {_short(after)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _ms(since: float) -> float:
-    return round((monotonic() - since) * 1000, 3)
-
-
-def _changes(modules: dict[str, list[int]]) -> str:
-    return (
-        ", ".join(f"{name} {old or 'new'} -> {new or 'gone'}" for name, (old, new) in modules.items())
-        or "no module changed"
-    )
-
-
-def _sessions(count: int) -> str:
-    return f"{count} session{'' if count == 1 else 's'}"
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _numbers(numbers: Iterable[int]) -> str:
-    return ", ".join(f"release {number}" for number in numbers) or "nothing"
-
-
-@contextmanager
-def _collector_off() -> Iterator[None]:
-    """No collection of its own accord while sessions are rehearsed and move: that would be the longest stall.
-
-    What they were turned into is looked at in the slice that made it, and is old from then on.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@contextmanager
-def _shared_interpreter() -> Iterator[None]:
-    """Let the loop have the interpreter back quickly while a thread compiles and imports."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)

@@ -19,11 +19,18 @@ from typing import Any
 from streamd.runtime.admin import Caller, Verb
 from streamd.runtime.net import describe_link, now_ms
 from streamd.runtime.release import Release, read_tree
+from streamd.runtime.selection import EVERYONE, LIVE, Selection
 from streamd.runtime.session import Session, Sessions
 from streamd.runtime.supervisor import plain
-from streamd.runtime.upgrade import Progress, Refusal, Upgrades
+from streamd.runtime.upgrade import Upgrades
+from streamd.runtime.wishes import Progress, Refusal, Wishes
 
 log = logging.getLogger("streamd")
+
+RELEASES_TOLD = 50  # a long life has many; the history tells of all
+DAY = 86_400.0  # the most seconds that any flag takes
+# Verbs that change nothing and may be asked by whoever may only look.
+LOOKS = frozenset({"status", "sessions", "trace", "diff", "history", "modules"})
 
 TEMPLATE = '''"""{stem}: say here what was wrong, and what is right now."""
 
@@ -66,9 +73,13 @@ class Verbs:
         self.table: dict[str, Verb] = {
             "load": self.load,
             "check": self.check,
+            "plan": self.plan,
             "rollback": self.rollback,
             "keep": self.keep,
+            "pin": self.pin,
+            "unpin": self.unpin,
             "purge": self.purge,
+            "promote": self.promote,
             "status": self.status,
             "sessions": self.list_sessions,
             "trace": self.trace,
@@ -82,16 +93,30 @@ class Verbs:
     # ---- what changes something
 
     async def load(self, args: dict[str, Any], caller: Caller, progress: Progress) -> dict[str, Any]:
-        return await self.upgrades.load(_paths(args), caller.cwd, caller.by, progress)
+        return await self.upgrades.load(_paths(args), caller.cwd, caller.by, progress, _wishes(args))
 
     async def check(self, args: dict[str, Any], caller: Caller, progress: Progress) -> dict[str, Any]:
-        return await self.upgrades.check(_paths(args), caller.cwd, caller.by, progress)
+        return await self.upgrades.check(_paths(args), caller.cwd, caller.by, progress, _wishes(args))
+
+    async def plan(self, args: dict[str, Any], caller: Caller, progress: Progress) -> dict[str, Any]:
+        return await self.upgrades.plan(_paths(args), caller.cwd, caller.by, progress, _wishes(args))
 
     async def rollback(self, args: dict[str, Any], caller: Caller, progress: Progress) -> dict[str, Any]:
         return await self.upgrades.rollback(_number(args, "to"), caller.by, progress)
 
     async def keep(self, _args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
         return await self.upgrades.keep(caller.by)
+
+    async def pin(self, args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
+        return await self.upgrades.pin(self._named(args.get("name")), caller.by)
+
+    async def unpin(self, args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
+        name = str(args.get("name"))
+        known = name in self.upgrades.mover.pinned()
+        return await self.upgrades.unpin(name if known else f"{LIVE}{name}", caller.by)
+
+    async def promote(self, _args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
+        return await self.upgrades.promote(caller.by)
 
     async def purge(self, _args: dict[str, Any], caller: Caller, _progress: Progress) -> dict[str, Any]:
         return await self.upgrades.purge(caller.by)
@@ -151,6 +176,8 @@ class Verbs:
     async def status(self, _args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
         upgrades = self.upgrades
         kept = upgrades.store.kept
+        numbers = upgrades.store.numbers()
+        shown = {*numbers[-RELEASES_TOLD:], *upgrades.library.releases, kept}
         listed = self.sessions.listed(doors=False)
         return {
             **self.facts(),
@@ -158,7 +185,11 @@ class Verbs:
             "uptime_s": round(monotonic() - self.started, 1),
             "release": upgrades.current.number,
             "kept": kept,
-            "releases": [self._release(number, kept) for number in upgrades.store.numbers()],
+            "releases": [self._release(number, kept) for number in numbers if number in shown],
+            "older_releases": sum(1 for number in numbers if number not in shown),
+            "probation": self._probation(),
+            "mixed": bool(upgrades.mixed()),
+            "pins": list(upgrades.mover.pinned()),
             "sessions": [self._session(item) for item in listed],
             "doors": len(self.sessions.by_name) - len(listed),
             "crashes": self.sessions.reports.count,
@@ -169,11 +200,17 @@ class Verbs:
             "text": f"release {upgrades.current.number} running, {kept} kept, {len(listed)} sessions",
         }
 
+    def _probation(self) -> dict[str, Any] | None:
+        trial = self.upgrades.trials.trial
+        if trial is None:
+            return None
+        return {**trial.probation.told(), "wave": [trial.wave + 1, trial.waves]}
+
     def _release(self, number: int, kept: int | None) -> dict[str, Any]:
         upgrades = self.upgrades
-        held = upgrades.releases.get(number)
+        held = upgrades.library.releases.get(number)
         try:
-            record = upgrades._record(number)
+            record = upgrades.library.record(number)
         except LookupError:  # torn or touched; the rest of the table still matters
             return {
                 "number": number,
@@ -185,26 +222,39 @@ class Verbs:
                 "by": {},
                 "at": "",
                 "sha256": "",
+                "differs": "",
+                "irreversible": "",
+                "signers": [],
             }
-        words = ["running"] if held is upgrades.current else ["leaving"] if held is not None else ["stored"]
+        words = [self._state(held)]
+        if upgrades.trials.trial is not None and held is upgrades.trials.trial.release:
+            words.append("on probation")
         return {
             "number": number,
             "state": " ".join([*words, *(["kept"] if number == kept else [])]),
             "parent": record.parent,
             "sessions": len(self.sessions.pinned(held)) if held is not None else 0,
-            "modules": self._patched(number),
+            "modules": upgrades.library.patched(number),
             "patches": [item["name"] for item in record.patches],
             "by": record.by,
             "at": record.at,
             "sha256": record.sha256,
+            "differs": record.differs,
+            "irreversible": record.irreversible,
+            "signers": record.signers,
         }
 
-    def _patched(self, number: int) -> dict[str, int]:
-        """The modules in which a release differs from the shipped code, with their versions."""
-        modules: dict[str, int] = {}
-        for step in reversed(self.upgrades._ancestors(number)):
-            modules |= {name: to for name, (_, to) in self.upgrades._record(step).modules.items()}
-        return modules
+    def _state(self, held: Release | None) -> str:
+        upgrades = self.upgrades
+        if held is None:
+            return "stored"
+        if held is upgrades.current:
+            return "running"
+        trial, canary = upgrades.trials.trial, upgrades.trials.canary
+        ahead = (trial is not None and held is trial.release) or (
+            canary is not None and held is canary.release
+        )
+        return "canary" if ahead else "leaving"
 
     def _session(self, session: Session) -> dict[str, Any]:
         try:
@@ -213,7 +263,16 @@ class Verbs:
                 raise TypeError(f"it returned {type(told).__name__}")
         except Exception as error:  # a patch may have broken it; the rest of the table still matters
             told = {"phase": f"describe() failed: {error!r}"}
-        return {"name": session.name, "release": session.release.number, "links": len(session.links), **told}
+        links = session.links.values()
+        return {
+            "name": session.name,
+            "release": session.release.number,
+            "links": len(links),
+            "steps": session.steps,
+            "received": sum(item.received for item in links),
+            "sent": sum(item.sent for item in links),
+            **told,
+        }
 
     async def list_sessions(
         self, args: dict[str, Any], _caller: Caller, _progress: Progress
@@ -234,12 +293,12 @@ class Verbs:
         offset = datetime.now().astimezone() - timedelta(milliseconds=now_ms())
         events = [
             {**event, "at": (offset + timedelta(milliseconds=event["at"])).isoformat(timespec="milliseconds")}
-            for event in session.trace.told()
+            for event in session.journal.told()
         ]
-        return {"name": session.name, "steps": session.trace.steps, "events": events}
+        return {"name": session.name, "steps": session.steps, "events": events}
 
     def _named(self, name: Any) -> Session:
-        for key in (str(name), f"live/{name}"):
+        for key in (str(name), f"{LIVE}{name}"):
             if key in self.sessions.by_name:
                 return self.sessions.by_name[key]
         known = [item.name for item in self.sessions.listed(doors=False)]
@@ -252,7 +311,7 @@ class Verbs:
         old = _number(args, "from")
         if old is None:
             try:
-                old = upgrades._record(new).parent
+                old = upgrades.library.record(new).parent
             except LookupError as error:
                 raise Refusal("read", str(error)) from error
             if old is None:
@@ -286,7 +345,16 @@ class Verbs:
 
     async def history(self, args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
         last = _number(args, "last") or 0
-        return {"entries": await asyncio.to_thread(self.upgrades.store.history, last)}
+        store = self.upgrades.store
+        answer: dict[str, Any] = {"entries": await asyncio.to_thread(store.history, last)}
+        if args.get("verify"):
+            known = args.get("head")
+            found = await asyncio.to_thread(store.verify, known if isinstance(known, str) else "")
+            answer["verified"] = found._asdict()
+            if found.problems:
+                raise Refusal("history", found.sentence(), **answer)
+            answer["text"] = found.sentence()
+        return answer
 
     async def modules(self, _args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
         """What a shell completes: live modules with their versions, and the patch files there are."""
@@ -310,6 +378,48 @@ def _paths(args: dict[str, Any]) -> list[str]:
     ):
         raise Refusal("read", "say which patch: a file or directory in the patches directory")
     return paths
+
+
+def _wishes(args: dict[str, Any]) -> Wishes:
+    """The flags of load, check and plan. Raises Refusal with the flag's name."""
+    only, waves = args.get("only") or [], args.get("waves") or []
+    if not (isinstance(only, list) and all(isinstance(item, str) and item for item in only)):
+        raise Refusal("read", "only takes patterns of broadcasts' names, such as live/studio*")
+    percent = _amount(args, "percent", EVERYONE)
+    if not (isinstance(waves, list) and all(type(item) in (int, float) for item in waves)):
+        raise Refusal("read", "waves takes percentages, such as 1,10,100")
+    if percent is not None:
+        if waves:
+            raise Refusal("read", "give percent or waves, not both")
+        waves = [percent]
+    shares = tuple(map(float, waves)) or (EVERYONE,)
+    if any(not 0 < item <= EVERYONE for item in shares) or list(shares) != sorted(set(shares)):
+        raise Refusal("read", "waves are growing percentages of at most 100, such as 1,10,100")
+    at, irreversible = args.get("at") or "", args.get("irreversible") or ""
+    if at not in ("", "keyframe"):
+        raise Refusal("read", f"at takes keyframe, not {at!r}")
+    if not isinstance(irreversible, str):
+        raise Refusal("read", "irreversible takes the reason, a sentence for the history")
+    return Wishes(
+        Selection(tuple(only), shares),
+        accept_differences=bool(args.get("accept_differences")),
+        wait=bool(args.get("wait")),
+        shadow=_amount(args, "shadow", DAY) or 0.0,
+        bake=_amount(args, "bake", DAY),
+        at_key=at == "keyframe",
+        max_pause=_amount(args, "max_pause", DAY),
+        irreversible=irreversible,
+        probation=_amount(args, "probation", DAY),
+    )
+
+
+def _amount(args: dict[str, Any], name: str, most: float) -> float | None:
+    value = args.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise Refusal("read", f"{name} is a number from 0 to {most:g}, not {value!r}")
+    return float(value)
 
 
 def _number(args: dict[str, Any], name: str) -> int | None:

@@ -15,10 +15,10 @@ import msgpack
 import pytest
 import uvloop
 
-from streamd.runtime.admin import MAX_REQUEST, Admin, Caller, may_ask
+from streamd.runtime.admin import MAX_CONNECTIONS, MAX_REQUEST, Admin, Caller, Circle, Roles, may_ask
 from streamd.runtime.supervisor import CrashReports
-from streamd.runtime.upgrade import Progress, Refusal
 from streamd.runtime.verbs import Verbs
+from streamd.runtime.wishes import Progress, Refusal
 from tests.fake_live import FIX, World, running, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
@@ -128,23 +128,165 @@ def test_root_the_servers_user_and_the_sockets_group_may_ask(uid, gid, groups, a
     assert may_ask({"uid": uid, "gid": gid, "pid": 1}, groups, 50) is allowed
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-async def test_somebody_else_is_refused_even_where_the_mode_lets_him_connect(desk):
-    desk.path.chmod(0o666)
+LOADERS = Circle(frozenset({4_001}), frozenset({40}))
+LOOKERS = Circle(frozenset({4_002}), frozenset({41}))
+LOADER, LOADER_BY_GROUP = (4_001, 77, ()), (4_009, 77, (12, 40))
+LOOKER, LOOKER_BY_GROUP = (4_002, 77, ()), (4_009, 41, ())
+SOMEBODY = (4_009, 77, (12,))
+
+
+@pytest.mark.parametrize(
+    ("roles", "who", "looks", "changes"),
+    [
+        (Roles(), SOMEBODY, True, True),
+        (Roles(LOADERS), LOADER, True, True),
+        (Roles(LOADERS), LOADER_BY_GROUP, True, True),
+        (Roles(LOADERS), SOMEBODY, True, False),
+        (Roles(LOADERS, LOOKERS), LOADER, True, True),
+        (Roles(LOADERS, LOOKERS), LOOKER, True, False),
+        (Roles(LOADERS, LOOKERS), LOOKER_BY_GROUP, True, False),
+        (Roles(LOADERS, LOOKERS), SOMEBODY, False, False),
+        (Roles(LOADERS, LOOKERS), (0, 0, ()), True, True),
+        (Roles(LOADERS, LOOKERS), (os.geteuid(), 77, ()), True, True),
+    ],
+)
+def test_who_may_change_something_may_look_and_not_the_other_way(roles, who, looks, changes):
+    uid, gid, groups = who
+    by = {"uid": uid, "gid": gid, "pid": 1}
+    look, change = roles.refusal("status", True, by, groups), roles.refusal("load", False, by, groups)
+    assert (not look, not change) == (looks, changes)
+    if not looks:
+        assert (
+            look
+            == f"uid {uid} gid {gid} may not ask for status; [admin] look of the server's configuration says who may"
+        )
+    if looks and not changes:
+        assert (
+            change
+            == f"uid {uid} gid {gid} may look, but not load; [admin] load of the server's configuration says who may"
+        )
+
+
+NOBODY = (65_534, 65_534)
+
+
+async def ask_as(desk: Desk, uid: int, gid: int, raw: bytes) -> list[dict[str, Any]]:
+    """What somebody else is answered."""
     for place in (desk.path.parent, *desk.path.parent.parents):
         if not place.stat().st_mode & stat.S_IXOTH:
             place.chmod(place.stat().st_mode | stat.S_IXOTH)
     code = (
-        "import os,socket,sys; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdout.buffer.write(s.recv(4096))"
+        "import os,socket,sys; uid,gid=map(int,sys.argv[2:4]); os.setgroups([]); os.setgid(gid); os.setuid(uid)\n"
+        "s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(5)\n"
+        "s.sendall(sys.stdin.buffer.read()); s.shutdown(socket.SHUT_WR)\n"
+        "while data := s.recv(4096): sys.stdout.buffer.write(data)"
     )
     asked = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, str(desk.path), stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        code,
+        str(desk.path),
+        str(uid),
+        str(gid),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await asked.communicate()
-    answer = msgpack.unpackb(said)
+    said, _ = await asked.communicate(raw)
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(said)
+    return list(unpacker)
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@as_root
+async def test_somebody_else_is_refused_even_where_the_mode_lets_him_connect(desk):
+    desk.path.chmod(0o666)
+    (answer,) = await ask_as(desk, *NOBODY, b"")
     assert not answer["ok"]
     assert "uid 65534 gid 65534 may not ask" in answer["error"]
+
+
+@as_root
+async def test_who_may_only_look_is_told_so_and_goes_on_looking(desk):
+    os.chown(desk.path, -1, NOBODY[1])
+    desk.admin.looks = {"echo"}
+    desk.admin.roles = Roles(Circle(frozenset({4_001})))
+    desk.gate.set()
+    looked, refused, again = await ask_as(desk, *NOBODY, request("echo") + request("slow") + request("echo"))
+    assert (looked["by"]["uid"], again["ok"]) == (NOBODY[0], True)
+    assert refused == {
+        "ok": False,
+        "stage": "request",
+        "error": "uid 65534 gid 65534 may look, but not slow; [admin] load of the server's configuration says who may",
+    }
+    assert desk.finished == 0
+    desk.admin.roles = Roles(Circle(frozenset({4_001})), Circle(frozenset({4_002})))
+    (refused,) = await ask_as(desk, *NOBODY, request("echo"))
+    assert "may not ask for echo; [admin] look" in refused["error"]
+    assert (await desk.ask(request("slow")))[-1]["ok"]  # the server's own user always may
+
+
+@as_root
+async def test_who_takes_all_connections_of_his_keeps_nobody_else_out(desk):
+    os.chown(desk.path, -1, NOBODY[1])
+    desk.admin._connections[NOBODY[0]] = MAX_CONNECTIONS
+    (refused,) = await ask_as(desk, *NOBODY, request("echo"))
+    assert refused["error"] == "uid 65534 has 32 connections open already; close one of them"
+    assert (await desk.ask(request("echo")))[0]["ok"]
+    desk.admin._connections[NOBODY[0]] -= 1
+    assert (await ask_as(desk, *NOBODY, request("echo")))[0]["ok"]
+
+
+async def test_connections_are_counted_until_they_end(desk):
+    clients = [await desk.connect() for _ in range(MAX_CONNECTIONS)]
+    await until(lambda: desk.admin._connections[os.getuid()] == MAX_CONNECTIONS)
+    assert "32 connections open already" in (await desk.ask(request("echo")))[0]["error"]
+    for _, writer in clients:
+        writer.transport.abort()
+    await until(lambda: desk.admin._connections[os.getuid()] == 0)
+    assert (await desk.ask(request("echo")))[0]["ok"]
+
+
+async def test_a_socket_whose_path_was_taken_away_still_answers_who_is_connected(desk):
+    assert (await desk.ask(request("echo")))[0]["ok"]
+    moved = desk.path.with_name("moved.sock")
+    desk.path.rename(moved)
+    reader, writer = await asyncio.open_unix_connection(str(moved))
+    writer.write(request("echo"))
+    assert (await hear(reader))[0]["ok"]
+    writer.close()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+async def test_a_directory_in_which_others_could_replace_the_socket_is_refused(tmp_path, mode):
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(mode)
+    desk = Desk(place / "a.sock", tmp_path)
+    if mode & stat.S_ISVTX:  # as /tmp: nobody can take away what is not his
+        await desk.admin.open()
+        await desk.admin.close()
+        return
+    with pytest.raises(
+        OSError, match=f"{place} is writable by others; say chmod o-w {place}, or give another --admin"
+    ):
+        await desk.admin.open()
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["directory", "link"])
+async def test_a_directory_that_somebody_else_made_in_tmp_is_refused(tmp_path, kind):
+    place = tmp_path / "streamd-0"
+    if kind == "link":
+        (tmp_path / "mine").mkdir()
+        place.symlink_to(tmp_path / "mine")
+    else:
+        place.mkdir()
+    os.chown(place, *NOBODY, follow_symlinks=False)
+    with pytest.raises(OSError, match=f"{place} belongs to uid 65534; give another --admin"):
+        await Desk(place / "a.sock", tmp_path).admin.open()
 
 
 async def test_the_socket_is_for_owner_and_group_from_its_birth_in_a_directory_of_its_own(desk):

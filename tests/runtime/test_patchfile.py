@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from streamd.runtime.patchfile import PatchError, check_live_source, find, merge, parse, read, versions_of
+from streamd.runtime.patchfile import (
+    PatchError,
+    changes,
+    contained,
+    decode,
+    find,
+    merge,
+    parse,
+    read,
+    read_bytes,
+    shadows,
+    versions_of,
+)
 from streamd.runtime.release import read_tree
 from tests.fake_live import FIX, amend
 
@@ -157,7 +169,8 @@ def test_merging_is_the_same_as_what_the_shipped_module_would_have_been_written_
     merged = merge([patch_of(FIX)], texts, versions_of(texts))
     names = [node.name for node in ast.parse(merged["media.codec"]).body if hasattr(node, "name")]
     assert names == ["Track", "word", "both", "tail", "count", "upgrade", "downgrade"]
-    assert merged.keys() == {"media.codec"}
+    assert merged.keys() == texts.keys()
+    assert [name for name in texts if merged[name] != texts[name]] == ["media.codec"]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +204,8 @@ def test_replaces_and_adds_are_the_file_without_its_header():
         '"""More."""\nVERSION = 1\nADDS = "media.crate"\nfrom streamd.live.media import box\n', "b.py"
     )
     assert merge([replaced, added], texts, versions_of(texts)) == {
+        "": "VERSION = 1\n",
+        "media": "",
         "media.box": '"""New."""\n\nVERSION = 2\nA = 1\n',
         "media.crate": '"""More."""\nVERSION = 1\nfrom streamd.live.media import box\n',
     }
@@ -371,70 +386,209 @@ def test_files_as_other_editors_write_them_are_read(root):
     assert read(root / "fix.py", root, 65_536).text == FIX
 
 
-# ---- the law
+def test_the_bytes_that_were_signed_and_the_text_that_is_read(root):
+    (root / "fix.py").write_bytes(b"\xef\xbb\xbf" + FIX.replace("\n", "\r\n").encode())
+    raw = read_bytes(root / "fix.py", root, 65_536)
+    assert raw.startswith(b"\xef\xbb\xbf")
+    assert b"\r\n" in raw
+    assert decode(root / "fix.py", raw) == FIX
+
+
+# ---- modules that go, or live on under another name
+
+
+TREE = {
+    "": "VERSION = 1\n",
+    "media": "",
+    "handlers": "",
+    "media.box": BASE.replace("VERSION = 1", "VERSION = 3"),
+    "media.flv": '"""FLV."""\n\nVERSION = 1\nHEAD = 9\n',
+    "handlers.room": (
+        "from __future__ import annotations\n\n"
+        "from streamd.live.media import box, flv\nfrom streamd.live.media.box import read\n\n"
+        "VERSION = 1\n\n\ndef head(data):\n    return read(data), box.SIZE, flv.HEAD\n\n\n"
+        "def other():\n    return 1\n"
+    ),
+}
+ROOM_WITHOUT = 'AMENDS = "handlers.room@1"\nVERSION = 2\n\n\ndef head(data):\n    return data, flv.HEAD\n'
+ROOM_WITH_CRATE = (
+    'from streamd.live.media import crate\n\nAMENDS = "handlers.room@1"\nVERSION = 2\n\n\n'
+    "def head(data):\n    return crate.read(data), crate.SIZE, flv.HEAD\n"
+)
+GONE = '"""Boxes are out of use."""\n\nREMOVES = "media.box@3"\n'
+CRATE = BASE.replace("VERSION = 1", 'ADDS = "media.crate"\nRENAMES = "media.box@3"\nVERSION = 4')
+
+
+def load(*texts: str, tree: dict[str, str] = TREE) -> dict[str, str]:
+    patches = [patch_of(text, f"{number}.py") for number, text in enumerate(texts)]
+    merged = merge(patches, tree, versions_of(tree))
+    for text in merged.values():
+        ast.parse(text)
+    return merged
+
+
+def test_a_module_goes_and_its_importers_lose_the_import_with_the_same_load():
+    merged = load(GONE, ROOM_WITHOUT)
+    assert merged.keys() == TREE.keys() - {"media.box"}
+    assert "from streamd.live.media import flv\n" in merged["handlers.room"]
+    assert "box" not in merged["handlers.room"]
+    assert merged["media.flv"] == TREE["media.flv"]
+
+
+def test_a_module_lives_on_under_another_name():
+    merged = load(CRATE, ROOM_WITH_CRATE)
+    assert merged.keys() == TREE.keys() - {"media.box"} | {"media.crate"}
+    assert "VERSION = 4\n" in merged["media.crate"]
+    assert "ADDS" not in merged["media.crate"]
+    assert "RENAMES" not in merged["media.crate"]
+    assert "import crate\n" in merged["handlers.room"]
+    assert "box" not in merged["handlers.room"]
+
+
+def test_what_a_load_changes_is_told_with_the_modules_that_go():
+    versions = versions_of(TREE)
+    patches = [patch_of(CRATE), patch_of(ROOM_WITH_CRATE)]
+    assert changes(patches, versions) == {"media.crate": [0, 4], "handlers.room": [1, 2], "media.box": [3, 0]}
+    assert changes([patch_of(GONE)], versions) == {"media.box": [3, 0]}
+    assert (patch_of(GONE).version, patch_of(GONE).gone, patch_of(CRATE).gone) == (
+        0,
+        "media.box",
+        "media.box",
+    )
+    assert (patch_of(CRATE).renames, patch_of(CRATE).renamed_base, patch_of(CRATE).base) == (
+        "media.box",
+        3,
+        0,
+    )
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    ("texts", "sentence"),
     [
-        ("async def f():\n    pass", "fix.py:4: live code never awaits"),
-        ("def f():\n    async def g():\n        await h()", "never awaits"),
-        ("def f():\n    global X", "no global variables"),
-        ("def f():\n    x = 1\n    def g():\n        nonlocal x", "no global variables"),
-        ("def f():\n    import struct", "fix.py:5: imports stand at the top"),
-        ("import asyncio", "may not import asyncio: I/O, time, logging and randomness are commands"),
-        ("import os.path as p", "may not import os.path"),
-        ("from time import monotonic", "may not import time"),
-        ("from concurrent.futures import Future", "may not import concurrent.futures"),
-        ("import aiohttp", "may not import aiohttp: it has the standard library and streamd.live only"),
-        ("import msgpack", "may not import msgpack"),
-        ("from streamd.runtime.net import Link", "may not import streamd.runtime.net; of the kernel only"),
-        ("from streamd.runtime import state", "may not import streamd.runtime"),
-        ("import streamd.runtime.state", "write: from streamd.runtime import state"),
-        ("import streamd.live.media.codec", "write: from streamd.live.media import codec"),
-        ("from . import codec", "write the full name"),
         (
-            "from streamd.live.handlers import room",
-            "media.codec may not import room from streamd.live.handlers",
+            (GONE,),
+            "handlers.room:3: still imports media.box, which 0.py takes away; patch handlers.room in the same load\n"
+            "    from streamd.live.media import box, flv\n    \\^",
         ),
-        ("from streamd.live.media.none import x", "there is no live module media.none"),
-        ("CACHE = {}", "CACHE is a mutable value"),
-        ("CACHE = dict()", "mutable value"),
-        ("CACHE: list[int] = [1]", "mutable value"),
-        ("CACHE = [x for x in ()]", "mutable value"),
-        ("CACHE = (1, [])", "mutable value"),
-        ("import collections\nCACHE = collections.defaultdict(int)", "mutable value"),
-        ("CACHE = (x for x in ())", "mutable value"),
-        ("class Odd:\n    seen = []", "seen is a mutable value"),
-        ("def f(a, seen=[]):\n    pass", "a mutable default argument is hidden state"),
-        ("def f(seen={}, /):\n    pass", "a mutable default argument is hidden state"),
-        ("def f(*, seen={}):\n    pass", "a mutable default argument is hidden state"),
-        ("F = lambda seen=[]: seen", "a mutable default argument is hidden state"),
-        ("import functools\n\n@functools.cache\ndef f():\n    pass", "a cache is hidden state"),
+        ((CRATE,), "still imports media.box, which 0.py takes away; patch handlers.room in the same load"),
         (
-            "from functools import lru_cache\n\n@lru_cache(maxsize=1)\ndef f():\n    pass",
-            "a cache is hidden state",
+            (GONE, ROOM_WITHOUT.replace("return data,", "return box.read(data),")),
+            r"handlers.room with 1.py:\d+: still uses box of media.box, which goes\n"
+            r"    return box.read\(data\), flv.HEAD\n           \^",
         ),
-        ("def f():\n    open('/etc/passwd')", r"does not call open\(\)"),
-        ("def f():\n    eval('1')", r"does not call eval\(\)"),
-        ("def f():\n    return f.__globals__", "does not reach for __globals__"),
+        ((GONE, ROOM_WITHOUT.replace("return data,", "return read(data),")), "still uses read of media.box"),
+        (
+            (GONE, "from streamd.live.media import box\n" + ROOM_WITHOUT),
+            "handlers.room with 1.py:.* still imports media.box, which 0.py takes away",
+        ),
+        (
+            (GONE.replace("@3", "@2"),),
+            "made for media.box@2, but media.box@3 is running; .*set REMOVES to @3",
+        ),
+        ((GONE.replace("box@3", "bax@3"),), "media.bax, which is no module of the running release"),
+        ((GONE.replace("media.box@3", "media@1"),), "no module of the running release"),
+        (
+            (GONE + "\n\ndef f():\n    pass\n",),
+            r"0.py:6: a file that removes media.box has nothing else in it",
+        ),
+        ((GONE + "VERSION = 4\n",), "0.py:4: what is removed has no VERSION"),
+        ((CRATE.replace("@3", "@2").replace("= 4", "= 3"),), "made for media.box@2, .*set RENAMES to @3"),
+        ((CRATE.replace("box@3", "bax@3"),), "media.bax, which is no module"),
+        ((CRATE.replace("= 4", "= 3"),), r"write VERSION = 4 \(a whole number above 3"),
+        ((CRATE.replace("media.crate", "media.box"),), "media.box cannot become itself; use REPLACES"),
+        ((CRATE.replace("media.crate", "media.flv"),), "adds media.flv, which exists"),
+        ((CRATE.replace("media.crate", "media.box.crate"),), "there is no package media.box"),
+        ((CRATE, GONE), "0.py and 1.py both patch media.box"),
+        ((ROOM_WITHOUT + 'RENAMES = "media.box@3"\n',), "RENAMES goes with ADDS, not with AMENDS"),
+        ((CRATE.replace('"media.box@3"', '"media.box"'),), "RENAMES must be a text such as"),
     ],
 )
-def test_the_law_for_live_code_is_kept_with_the_line_of_the_patch(tree, line, sentence):
-    texts = {name: text for name, (_, text) in read_tree(tree).items()}
-    patch = patch_of(f'AMENDS = "media.codec@1"\nVERSION = 2\n\n{line}\n')
-    with pytest.raises(PatchError, match=sentence) as refused:
-        merge([patch], texts, versions_of(texts))
-    assert refused.value.stage == "check"
+def test_a_removal_or_a_new_name_that_does_not_fit_is_refused(texts, sentence):
+    with pytest.raises(PatchError, match=sentence):
+        load(*texts)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "import struct\nfrom types import MappingProxyType\nT = MappingProxyType({1: [2]})\nS = struct.Struct('>I')\n",
-        "from streamd.live.media import codec\nX = (1, (2, frozenset((3,))))\n",
-        "def f(a=(), *, b=None):\n    seen = []\n    return [x for x in seen]\n",
-    ],
-)
-def test_the_law_allows_what_is_needed(text):
-    check_live_source("media.codec", text)
+def test_a_module_with_modules_inside_stays():
+    tree = {"": "VERSION = 1\n", "media": "", "media.box": "VERSION = 3\n", "media.box.lid": "VERSION = 1\n"}
+    with pytest.raises(PatchError, match=r"takes media.box away, which has modules: media.box.lid"):
+        load(GONE, tree=tree)
+
+
+def test_a_difference_that_is_meant_is_said_in_one_sentence():
+    text = amend("media.box", 3, "SIZE = 5\n").replace("VERSION", 'DIFFERS = "boxes are larger"\nVERSION')
+    assert patch_of(text).differs == "boxes are larger"
+    assert patch_of(FIX).differs == ""
+    assert "DIFFERS" not in load(text)["media.box"]
+    assert (
+        "DIFFERS"
+        not in load(CRATE.replace("VERSION", 'DIFFERS = "x"\nVERSION'), ROOM_WITH_CRATE)["media.crate"]
+    )
+    for bad in ('""', "7", '"a\\nb"', '"' + "x" * 501 + '"', "WORD"):
+        with pytest.raises(
+            PatchError, match=r"fix.py:4: DIFFERS must be one sentence of at most 500 characters"
+        ):
+            patch_of(
+                text.replace('"boxes are larger"', bad).replace("from __future__ import annotations\n", "\n")
+            )
+
+
+# ---- stacks
+
+
+def stacked(*texts: str, tree: dict[str, str] = TREE):
+    """The patches, one load each, and the tree with all of them."""
+    patches = [patch_of(text, f"{number}.py") for number, text in enumerate(texts)]
+    for patch in patches:
+        tree = merge([patch], tree, versions_of(tree))
+    return patches, tree
+
+
+LARGER = 'AMENDS = "media.box@3"\nVERSION = 4\n\nSIZE = 5\n\n\ndef read(data):\n    return data[1:]\n'
+LARGEST = 'AMENDS = "media.box@4"\nVERSION = 5\n\nSIZE = 6\n'
+WHOLE = 'REPLACES = "media.box@5"\nVERSION = 6\nSIZE = 7\n\n\ndef read(data):\n    return data\n'
+
+
+def test_a_patch_that_the_package_has_by_now_is_recognised():
+    patches, tree = stacked(LARGER, LARGEST)
+    versions = versions_of(tree)
+    assert not any(contained(patch, TREE, versions_of(TREE)) for patch in patches)
+    assert contained(patches[1], tree, versions)
+    assert not contained(patches[0], tree, versions)
+    assert contained(patches[0], tree, versions, [patches[1]])
+    other = {**tree, "media.box": tree["media.box"].replace("SIZE = 6", "SIZE = 6  # octets\n")}
+    assert contained(patches[1], other, versions)
+    cured = {**tree, "media.box": tree["media.box"].replace("SIZE = 6", "SIZE = 8")}
+    assert not contained(patches[1], cured, versions)
+    assert not contained(patches[1], tree, {**versions, "media.box": 4})
+
+
+def test_modules_that_came_went_or_were_renamed_are_recognised():
+    patches = [patch_of(CRATE), patch_of(ROOM_WITH_CRATE)]
+    tree = merge(patches, TREE, versions_of(TREE))
+    assert all(contained(patch, tree, versions_of(tree)) for patch in patches)
+    assert contained(patch_of(GONE), tree, versions_of(tree))
+    assert not contained(patch_of(GONE), TREE, versions_of(TREE))
+    both = {**tree, "media.box": TREE["media.box"]}
+    assert not contained(patches[0], both, versions_of(both))
+    before = patch_of(LARGER.replace("@3", "@2").replace("= 4", "= 3"))
+    assert contained(before, tree, versions_of(tree), patches)
+    patches, tree = stacked(LARGER, LARGEST, WHOLE)
+    assert contained(patches[0], tree, versions_of(tree), patches[1:])
+    more = {**tree, "media.box": tree["media.box"] + "\n\nMORE = 1\n"}
+    assert not contained(patches[2], more, versions_of(more))
+
+
+def test_what_a_patch_takes_from_an_earlier_one_is_told():
+    patches, _ = stacked(LARGER, LARGEST, WHOLE)
+    assert shadows(patches[0], []) == []
+    assert shadows(patches[1], patches[:1]) == ["1.py replaces SIZE of media.box, which 0.py had put there"]
+    assert shadows(patches[2], patches[:2]) == [
+        "2.py replaces SIZE, read of media.box, which 0.py had put there",
+        "2.py replaces SIZE of media.box, which 1.py had put there",
+    ]
+    assert shadows(patch_of(ROOM_WITHOUT), patches) == []
+    after = 'AMENDS = "media.crate@4"\nVERSION = 5\n\nSIZE = 8\n\n\ndef more():\n    return 1\n'
+    assert shadows(patch_of(after), [patch_of(LARGER, "0.py"), patch_of(CRATE, "1.py")]) == [
+        "fix.py replaces SIZE of media.box, which 0.py had put there",
+        "fix.py replaces SIZE of media.crate, which 1.py had put there",
+    ]

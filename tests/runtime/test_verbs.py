@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from streamd.runtime.admin import Caller
-from streamd.runtime.upgrade import Refusal
+from streamd.runtime.wishes import Refusal, silent
 from streamd.runtime.verbs import Verbs
-from tests.fake_live import BY, FIX, World, silent, until
+from tests.fake_live import BY, FIX, World, until
 
 
 class Operator:

@@ -18,12 +18,12 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from streamd.live.media import flv
 from streamd.runtime.vocabulary import PeerError
 from tests import rtmp_client
-from tests.scenarios.harness import Encoder, Streamd, eventually, is_frame
+from tests.scenarios.harness import Encoder, Sent, Streamd, eventually, is_frame
 
 KINDS = ("flv", "ws", "rtmp")
 READ = 65_536
@@ -177,6 +177,11 @@ async def _chunk(reader: asyncio.StreamReader) -> bytes:
 class WsViewer(Viewer):
     """The same path over a WebSocket (RFC 6455), read by a reader of our own."""
 
+    def say_goodbye(self) -> None:
+        """Begin the closing handshake (7.1.2), as a page does that is left."""
+        assert self.writer is not None
+        self.writer.write(_masked(8, struct.pack(">H", 1001)))
+
     async def _watch(self) -> None:
         reader, writer = await self._connect(self.streamd.http)
         key = base64.b64encode(os.urandom(16)).decode()
@@ -268,9 +273,15 @@ async def watching(streamd: Streamd, name: str, keep: bool = False) -> Any:
             await viewer.close()
 
 
-def got_everything(viewer: Viewer, encoder: Encoder) -> str:
+class Source(Protocol):
+    """Whoever remembers the frames that it has published."""
+
+    sent: list[Sent]
+
+
+def got_everything(viewer: Viewer, source: Source) -> str:
     """Why a viewer has not seen each frame once, in order and in time, from a key picture on to the end; "" if it has."""
-    sent, seen = encoder.sent, viewer.frames()
+    sent, seen = source.sent, viewer.frames()
     where = f"{type(viewer).__name__} of {viewer.name}"
     if viewer.fault:
         return f"{where} gave up: {viewer.fault}"

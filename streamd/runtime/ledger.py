@@ -1,0 +1,99 @@
+"""One change at a time, and each of them in the history.
+
+The rule this file keeps: what is answered has been written down, and what moves sessions has been written down before
+it begins; so after a crash the history tells what had begun and did not end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from streamd.runtime.library import NOBODY
+from streamd.runtime.migrate import MigrationError
+from streamd.runtime.patchfile import PatchError
+from streamd.runtime.rehearse import ChildFailed
+from streamd.runtime.release import Release, ReleaseError
+from streamd.runtime.state import StateError
+from streamd.runtime.store import Store
+from streamd.runtime.wishes import Refusal
+
+log = logging.getLogger("streamd")
+
+
+class Ledger:
+    """The lock that changes take, and the history they are written to."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.busy = asyncio.Lock()
+
+    @asynccontextmanager
+    async def one(self, verb: str, paths: Sequence[str], by: dict[str, int]) -> AsyncIterator[dict[str, Any]]:
+        """One at a time; and whatever comes of it is in the history before it is answered."""
+        async with self.busy:
+            entry: dict[str, Any] = {"verb": verb, **by, "paths": list(paths), "result": "ok"}
+            try:
+                yield entry
+            except PatchError as error:
+                entry.update(result="refused", stage=error.stage, text=str(error))
+                raise Refusal(error.stage, str(error)) from error
+            except ReleaseError as error:
+                entry.update(result="refused", stage="import", text=str(error))
+                raise Refusal("import", str(error)) from error
+            except ChildFailed as error:
+                entry.update(result="refused", stage=error.stage, text=str(error))
+                raise Refusal(error.stage, f"{error}. Nothing was changed") from error
+            except (MigrationError, StateError) as error:
+                entry.update(result="refused", stage="rehearse", text=str(error))
+                raise Refusal("rehearse", str(error)) from error
+            except OSError as error:
+                entry.update(result="failed", stage="disk", text=str(error))
+                raise Refusal("disk", f"{error}; nothing was changed") from error
+            except Refusal as error:
+                entry.update(result="refused", stage=error.stage, text=str(error))
+                raise
+            except BaseException as error:
+                entry.update(result="failed", stage="bug", text=repr(error))
+                raise
+            finally:
+                log.log(
+                    logging.INFO if entry["result"] == "ok" else logging.WARNING,
+                    "%s: %s",
+                    verb,
+                    entry.get("text", ""),
+                )
+                try:
+                    await asyncio.to_thread(lambda: self.store.note(**entry))
+                except OSError as error:  # a full disk does not make undone what was done
+                    log.error("%s is not in the history: %s", verb, error)
+
+    def started(self, release: Release, warnings: Sequence[str]) -> None:
+        """Write down a start. Raises OSError."""
+        text = " ".join([f"started on release {release.number}.", *warnings])
+        entry = {"verb": "start", **NOBODY, "paths": [], "result": "ok"}
+        self.store.note(**entry, release=release.number, sha256=release.sha256, text=text)
+
+    async def begin(self, note: dict[str, Any], number: int) -> None:
+        """From here on a look into the history after a crash must find that something had begun. Raises OSError."""
+        entry = {**note, "result": "began", "release": number, "text": "moving sessions"}
+        await asyncio.to_thread(lambda: self.store.note(**entry))
+
+    async def begin_back(self, note: dict[str, Any], number: int) -> None:
+        """The same for a way back, which a full disk must not bar."""
+        try:
+            await self.begin(note, number)
+        except OSError as error:
+            log.error("the history was not written: %s", error)
+
+    def cut_off(self) -> str:
+        """A sentence for a change that had begun when the process ended, as the history tells it."""
+        for entry in reversed(self.store.history()):
+            if entry.get("result") == "began":
+                return f"the {entry.get('verb')} of release {entry.get('release')} was cut off by the end of the process"
+            if entry.get("verb") in ("load", "rollback", "start"):
+                break
+        return ""

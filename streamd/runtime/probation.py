@@ -1,0 +1,163 @@
+"""Probation: a new release is in use, and the one before it still answers for every event.
+
+The rule this file keeps: what is seen here is only noted, at once and without a wait; taking everyone back is the
+patch path's own business, as soon as the step that failed is over. From the first failure on nobody starts on the new
+release any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from streamd.runtime.commands import Difference
+from streamd.runtime.health import Rates
+from streamd.runtime.net import now_ms
+from streamd.runtime.release import Release
+from streamd.runtime.seal import Seal
+from streamd.runtime.session import DOOR, Session, Sessions
+from streamd.runtime.vocabulary import Event
+
+log = logging.getLogger("streamd")
+
+LOOK_EVERY = 0.25  # s between two looks at error rates and at what nobody may change
+# A session with hardly any events is waited for at most this many times as long as the others.
+PATIENCE = 4
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a probation failed: a sentence, the session in which, and the crash report if there is one."""
+
+    name: str
+    sentence: str
+    report: Path | None
+
+
+class Probation:
+    """One release on probation; a `Watch` for the guards of its sessions."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        old: Release,
+        new: Release,
+        strict: bool,
+        seal: Seal,
+        rise: float,
+    ) -> None:
+        self.sessions = sessions
+        self.old = old
+        self.new = new
+        self.strict = strict
+        self.failure: Failure | None = None
+        self.ended = asyncio.Event()  # by failure, or because somebody ended it
+        self.differences = 0
+        self.first_difference = ""
+        self.cures = 0
+        self.first_cure = ""
+        self.since = monotonic()
+        self.until = self.since
+        self._seal = seal
+        self._rise = rise
+        self._before: dict[Session, tuple[Rates, int]] = {}
+
+    # ---- what guards say (runtime.guard.Watch)
+
+    def failed(self, session: Session, event: Event, sentence: str, report: Path | None) -> None:
+        """The new code failed, the old code has handled the event; the session is on the old release."""
+        self.fail(session.name, sentence, report)
+
+    def differed(self, session: Session, event: Event, difference: Difference) -> None:
+        self.differences += 1
+        if not self.first_difference:
+            self.first_difference = f"{session.name}, {type(event).__name__}: {difference.sentence}"
+
+    def cured(self, session: Session, event: Event, sentence: str) -> None:
+        self.cures += 1
+        if not self.first_cure:
+            self.first_cure = f"{session.name}, {type(event).__name__}: {sentence}"
+
+    # ---- its life
+
+    def enrol(self, session: Session, rates: Rates) -> None:
+        """A session has moved; `rates` are those of the time before."""
+        self._before[session] = rates, now_ms()
+
+    def fail(self, name: str, sentence: str, report: Path | None = None) -> None:
+        if self.failure is None:
+            self.failure = Failure(name, sentence, report)
+            log.error("release %d failed its probation in %s: %s", self.new.number, name, sentence)
+        if self.sessions.current is self.new:
+            self.sessions.current = self.old  # nobody else starts on it
+        self.ended.set()
+
+    def guarded(self) -> list[Session]:
+        return [item for item in self.sessions.by_name.values() if item.guard is not None]
+
+    def events(self) -> int:
+        return sum(item.guard.events for item in self.guarded() if item.guard is not None)
+
+    async def watch(self, seconds: float, events: int) -> Failure | None:
+        """Look on for so long, and until every session that gets events at all has had so many; None if all is well."""
+        self.since = monotonic()
+        self.until = self.since + seconds
+        while not self.ended.is_set():
+            now = monotonic()
+            self.look()
+            if self.ended.is_set():
+                break
+            if now >= self.until and (
+                now >= self.since + PATIENCE * seconds or not any(self._waited_for(events))
+            ):
+                break
+            try:
+                await asyncio.wait_for(self.ended.wait(), min(LOOK_EVERY, max(self.until - now, 0.01)))
+            except TimeoutError:
+                continue
+        return self.failure
+
+    def _waited_for(self, events: int) -> Iterator[Session]:
+        for session in self.guarded():
+            if session.guard and 0 < session.guard.events < events and not session.name.startswith(DOOR):
+                yield session
+
+    def look(self) -> None:
+        """Compare error rates with those before, and namespaces with what they were."""
+        if broken := self._seal.broken():
+            self._seal.mend()
+            self.fail("the whole process", f"something changed what is not its own: {', '.join(broken[:5])}")
+            return
+        now = now_ms()
+        for session, (rates, since) in list(self._before.items()):
+            if session.ended or session.release is not self.new:
+                del self._before[session]
+            elif sentence := session.health.worse(rates, since, now, self._rise):
+                self.fail(session.name, sentence)
+                return
+
+    def release_guards(self) -> None:
+        for session in self.guarded():
+            session.guard = None
+        self._before.clear()
+
+    def told(self) -> dict[str, Any]:
+        """What `status` says of it."""
+        return {
+            "release": self.new.number,
+            "old": self.old.number,
+            "left_s": round(max(self.until - monotonic(), 0.0), 1),
+            "seconds": round(self.until - self.since, 1),
+            "events": self.events(),
+            "sessions": len(self.guarded()),
+            "differences": self.differences,
+            "first_difference": self.first_difference,
+            "cured": self.cures,
+            "first_cure": self.first_cure,
+            "strict": self.strict,
+        }

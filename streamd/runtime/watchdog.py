@@ -1,0 +1,172 @@
+"""Live code that does not return, or that allocates without end, is interrupted: a bound of time and of memory.
+
+The rule this file keeps: a step pays two assignments for it and no system call. The clock is ITIMER_PROF, the
+processor time that the process has used: an idle server gets no signal, and neither a paused machine nor a busy
+neighbour raises an alarm. The handler runs in the main thread, between two bytecodes (the regular-expression engine
+and the arithmetic of big numbers let it in as well), and raises only where a frame of live code is on the stack and
+what was announced in `token` has been seen for as long as it may take. It goes on raising at each tick until it has
+gone: a `finally` of live code cannot keep it.
+
+Memory is bounded twice. A step during which the resident set grows by more than `step_memory` is interrupted; and the
+soft limit of the address space is kept a gigabyte above what is used, so that one huge allocation, which no tick can
+come in between of, raises MemoryError. Processes that this one starts inherit that limit; they set their own.
+
+What cannot be interrupted is a loop inside one call of a function written in C that never looks for signals, such as
+sum(range(10**12)). A rehearsal stops it by the kernel's own bound of processor time (RLIMIT_CPU); here only the
+service's watchdog would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import thread_time
+from types import FrameType
+from typing import Any
+
+TICK = 0.05  # s of processor time between two looks
+HEADROOM = 1 << 30  # bytes of address space that may be taken within a second
+LIVE = "live@"  # what the modules of a release are called
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class StepOverrun(BaseException):
+    """A step took more time or memory than it may. No Exception: `except Exception` in live code must not keep it."""
+
+
+@dataclass(frozen=True)
+class StepBounds:
+    """What one step may take, and how much of the past is kept."""
+
+    step_seconds: float = 1.0
+    guarded_ms: float = 200.0  # of the new code, while the old code can still answer in its place
+    step_memory: int = 268_435_456
+    journal_bytes: int = 1_048_576  # of one session
+    journal_total: int = 67_108_864  # of all; past it only those that are small are left alone
+
+
+class Watchdog:
+    """One for the process. Whoever calls live code says so in `token`, with an object that is nobody else's meanwhile,
+    and sets it to None afterwards; `seconds` is what that may take."""
+
+    __slots__ = (
+        "_before",
+        "_resident",
+        "_seen",
+        "_since",
+        "_soft",
+        "_statm",
+        "fired",
+        "seconds",
+        "step_memory",
+        "step_seconds",
+        "ticks",
+        "token",
+    )
+
+    def __init__(self, step_seconds: float, step_memory: int) -> None:
+        self.step_seconds = step_seconds
+        self.step_memory = step_memory
+        self.seconds = step_seconds
+        self.token: object | None = None
+        self.ticks = 0  # since start: an idle process has none
+        self.fired = 0  # interruptions
+        self._seen: object | None = None
+        self._since = 0.0
+        self._resident = 0  # bytes, when last looked at between two steps
+        self._statm = -1
+        self._before: Any = None
+        self._soft: int | None = None
+
+    # ---- start and stop
+
+    def start(self) -> None:
+        """Begin to watch. In the main thread, which alone gets signals."""
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._before = signal.signal(signal.SIGPROF, self._tick)
+        signal.siginterrupt(signal.SIGPROF, False)  # a system call that is going on is none of its business
+        signal.setitimer(signal.ITIMER_PROF, TICK, TICK)
+        self.headroom()
+
+    def stop(self) -> None:
+        if self._statm < 0:
+            return
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, self._before)
+        os.close(self._statm)
+        self._statm = -1
+        if self._soft is not None:
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            resource.setrlimit(resource.RLIMIT_AS, (self._soft, hard))
+            self._soft = None
+
+    def limit(self, seconds: float) -> None:
+        """Let steps take so long from now on."""
+        self.step_seconds = self.seconds = seconds
+
+    def headroom(self) -> None:
+        """Move the bound of the address space along with what is used; to be called once a second."""
+        if self._statm < 0:
+            return
+        used, self._resident = self._memory()
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if self._soft is None:
+            self._soft = soft
+        room = used + HEADROOM
+        bounds = [item for item in (room, hard, self._soft) if item != resource.RLIM_INFINITY]
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+
+    @contextlib.contextmanager
+    def guarding(self, seconds: float = 0.0) -> Iterator[None]:
+        """Watch over live code that is called rarely: a migration, `begin`, `describe`. Raises StepOverrun."""
+        former, bound = self.token, self.seconds
+        try:
+            self.seconds = seconds or self.step_seconds
+            self.token = object()
+            yield
+        finally:
+            self.token = former
+            self.seconds = bound
+
+    # ---- the tick
+
+    def _tick(self, _number: int, frame: FrameType | None) -> None:
+        self.ticks += 1
+        token = self.token
+        if token is None:
+            self._seen = None
+            return
+        if token is not self._seen:
+            self._seen = token
+            self._since = thread_time()
+            return
+        # what is seen for a second time has run for a tick: no innocent step does
+        reason = ""
+        if thread_time() - self._since > self.seconds - TICK:  # it began up to a tick before it was seen
+            reason = f"did not return within {self.seconds:g} s"
+        resident = self._memory()[1]
+        if resident - self._resident > self.step_memory:
+            reason = f"took {resident - self._resident >> 20} MB of memory; a step may take {self.step_memory >> 20} MB"
+        if reason and _is_live(frame):
+            self.fired += 1
+            self._resident = resident  # what is not given back is not the next step's fault
+            raise StepOverrun(reason)
+
+    def _memory(self) -> tuple[int, int]:
+        """Bytes of address space and of resident memory."""
+        pages = os.pread(self._statm, 128, 0).split(maxsplit=2)
+        return int(pages[0]) * PAGE, int(pages[1]) * PAGE
+
+
+def _is_live(frame: FrameType | None) -> bool:
+    """Whether live code is on the stack. Where it is not, the kernel is about to take note of its return."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith(LIVE):
+            return True
+        frame = frame.f_back
+    return False

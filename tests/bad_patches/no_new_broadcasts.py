@@ -1,0 +1,19 @@
+"""Broadcasts that are there go on; no other can begin.
+
+Caught: probation
+Told: begin
+Told: live/extra
+Needs: publisher joins
+"""
+
+from __future__ import annotations
+
+from streamd.live.handlers.broadcast import *  # for your editor
+
+AMENDS = "handlers.broadcast@1"
+VERSION = 2
+
+
+def begin(name: str, settings: Settings, now: int) -> Broadcast:
+    assert name != "live/extra", name
+    return Broadcast(name, settings, fanout.begin(settings), began=now, now=now)

@@ -1,0 +1,35 @@
+"""A regular expression that tries all ways to cut a picture into pieces.
+
+Caught: rehearse
+Told: live/
+Told: did not return
+"""
+
+from __future__ import annotations
+
+import re
+
+from streamd.live.media.h264 import *  # for your editor
+
+AMENDS = "media.h264@1"
+VERSION = 2
+
+
+@state
+class Track:
+    """As shipped, and the pictures since the patch was loaded."""
+
+    config: bytes = b""
+    nal_length: int = 4
+    pictures: int = 0
+
+
+def learn(track: Track, payload: bytes) -> None:
+    track.pictures += 1
+    KIND.fullmatch(b"a" * 64 + payload[:1])
+    sets = parameter_sets(payload, track.nal_length)
+    if sets and is_key(payload, track.nal_length):
+        track.config = pack_config(*merge_sets(*parse_config(track.config), sets), track.nal_length)
+
+
+KIND = re.compile(rb"(a+)+$")

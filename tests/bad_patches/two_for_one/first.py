@@ -1,0 +1,14 @@
+"""Two patches of one load want the same module: this is the first.
+
+Caught: merge
+Told: first.py and second.py both patch protocol.text
+"""
+
+from __future__ import annotations
+
+from streamd.live.protocol.text import *  # for your editor
+
+AMENDS = "protocol.text@1"
+VERSION = 2
+
+SPECIAL = "".join(map(chr, range(0x180, 0x1A0)))

@@ -1,0 +1,28 @@
+"""Forgets what the way back needs.
+
+Caught: rehearse
+Told: downgrade does not restore
+Told: config
+"""
+
+from __future__ import annotations
+
+from streamd.live.media.h264 import *  # for your editor
+
+AMENDS = "media.h264@1"
+VERSION = 2
+
+
+@state
+class Track:
+    config: bytes = b""
+    nal_length: int = 4
+    pictures: int = 0
+
+
+def upgrade(old: dict) -> dict:
+    return {"config": b"", "nal_length": old["nal_length"], "pictures": 0}
+
+
+def downgrade(new: dict) -> dict:
+    return {"config": new["config"], "nal_length": new["nal_length"]}

@@ -1,0 +1,27 @@
+"""Stores a function in state: old code, kept alive by new data.
+
+Caught: rehearse
+Told: not plain
+"""
+
+from __future__ import annotations
+
+from streamd.live.media.h264 import *  # for your editor
+
+AMENDS = "media.h264@1"
+VERSION = 2
+
+
+@state
+class Track:
+    config: bytes = b""
+    nal_length: int = 4
+    pictures: int = 0
+
+
+def upgrade(old: dict) -> dict:
+    return {**old, "pictures": len}
+
+
+def downgrade(new: dict) -> dict:
+    return {"config": new["config"], "nal_length": new["nal_length"]}

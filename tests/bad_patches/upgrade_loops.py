@@ -1,0 +1,29 @@
+"""Converts for ever.
+
+Caught: rehearse
+Told: upgrade
+"""
+
+from __future__ import annotations
+
+from streamd.live.media.h264 import *  # for your editor
+
+AMENDS = "media.h264@1"
+VERSION = 2
+
+
+@state
+class Track:
+    config: bytes = b""
+    nal_length: int = 4
+    pictures: int = 0
+
+
+def upgrade(old: dict) -> dict:
+    while old["config"]:
+        old["pictures"] = len(old)
+    return old
+
+
+def downgrade(new: dict) -> dict:
+    return {"config": new["config"], "nal_length": new["nal_length"]}

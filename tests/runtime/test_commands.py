@@ -1,0 +1,201 @@
+"""What a step may answer, and where two answers part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamd.runtime import commands
+from streamd.runtime.commands import BadCommand, check, difference
+from streamd.runtime.state import state
+from streamd.runtime.vocabulary import (
+    Close,
+    Count,
+    Data,
+    End,
+    Join,
+    Leave,
+    Log,
+    Move,
+    Respond,
+    Ring,
+    Send,
+    SendAll,
+    Tick,
+    Wake,
+)
+
+
+@state
+class Guest:
+    name: str = "a"
+
+
+GOOD = [
+    Send(1, b""),
+    SendAll("g", b"", False),
+    Ring("r", 0, 2, 3),
+    Join(1, "g", b"", "key"),
+    Leave(1, "g"),
+    Close(1, "für später"),
+    Respond(1, 200, {"X-A": "ä b"}, b"", False),
+    Respond(1, 101, {}, b"", True),
+    Move(1, "", None, False),
+    Move(1, "live/a", Guest(), True),
+    Wake(-1, ""),
+    Log("info", ""),
+    Count(""),
+    End(""),
+]
+
+
+@pytest.mark.parametrize("command", GOOD)
+def test_every_command_passes(command):
+    check([command], ("g",))
+
+
+def test_a_group_exists_from_its_ring_on():
+    check([Ring("h", 1, 2, 3), SendAll("h", b"x", True), Join(1, "h", b"", "next")], ())
+    with pytest.raises(BadCommand, match="SendAll to group 'h', which has no Ring"):
+        check([SendAll("h", b"x", True), Ring("h", 1, 2, 3)], ())
+
+
+@pytest.mark.parametrize("answer", [None, (), "text", {"a": 1}, iter(())])
+def test_a_step_answers_with_a_list(answer):
+    with pytest.raises(BadCommand, match="not a list of commands"):
+        check(answer, ())
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (None, "step returned NoneType, which is not a command"),
+        (Tick(1, "x"), "step returned Tick, which is not a command"),
+        (Send(1, "text"), "Send carries str, not bytes"),
+        (Send([], b"x"), "Send.link is list"),
+        (Send(True, b"x"), "Send.link is bool"),
+        (SendAll("g", bytearray(b"x"), True), "SendAll carries bytearray, not bytes"),
+        (SendAll("g", b"x", 1), "SendAll.key is int"),
+        (SendAll("none", b"x", True), "SendAll to group 'none', which has no Ring"),
+        (Ring("r", 1.5, 2, 3), "Ring.max_bytes is float"),
+        (Ring("r", 1, -2, 3), "Ring of 1 bytes, -2 ms and 3 ms: none may be negative"),
+        (Join(1, "none", b"", "key"), "Join to group 'none', which has no Ring"),
+        (Join(1, "g", b"", "now"), "Join.start is 'now'"),
+        (Join(True, "g", b"", "key"), "Join.link is bool"),
+        (Close("1", "x"), "Close.link is str"),
+        (Close(1, Text("x")), "Close.reason is Text"),
+        (Close(1, "x" * 70_000), "Close.reason is 70000 characters long"),
+        (Log("info", "\ud800"), "Log.text is no text: it holds half a character"),
+        (Log("shout", "x"), "Log.level is 'shout'"),
+        (Wake("soon", "x"), "Wake.after is str"),
+        (Wake(10**15, "x"), f"Wake.after is {10**15}, more than a year"),
+        (Move(1, "x", {"a": 1}, True), "Move.guest is dict, which is no record"),
+        (Move(1, b"x", None, True), "Move.to is bytes"),
+        (Respond(1, 99, {}, b"", False), "Respond.status is 99"),
+        (Respond(1, 101, {}, b"", False), "Respond.status is 101"),
+        (Respond(1, 600, {}, b"", False), "Respond.status is 600"),
+        (
+            Respond(1, 200, {"A": 1}, b"", False),
+            "Respond.headers has 'A': 1; both are text",
+        ),
+        (Respond(1, 200, {"A B": "x"}, b"", False), "Respond.headers has the name 'A B'"),
+        (Respond(1, 200, {"": "x"}, b"", False), "Respond.headers has the name ''"),
+        (
+            Respond(1, 200, {"A": "x\r\nB: y"}, b"", False),
+            "Respond.headers['A'] would break the line: 'x\\r\\nB: y'",
+        ),
+        (Respond(1, 200, [], b"", False), "Respond.headers is list"),
+    ],
+)
+def test_what_could_not_be_carried_out_is_refused(command, sentence):
+    with pytest.raises(BadCommand) as caught:
+        check([command], ("g",))
+    assert str(caught.value) == sentence
+
+
+def test_an_answer_has_a_bounded_number_of_commands():
+    check([Count("x")] * 1000, ())
+    check([Send(1, b"x")] * 2600, (), links=100)
+    check([Count("x")] * 9000, (), event=Data(0, 1, bytes(8192)))
+    with pytest.raises(BadCommand, match="returned 1001 commands; here it may return 1000"):
+        check([Count("x")] * 1001, ())
+    with pytest.raises(BadCommand, match="here it may return 2600"):
+        check([Count("x")] * 2601, (), links=100)
+
+
+def test_an_answer_has_a_bounded_size_and_one_payload_for_many_counts_once():
+    megabyte = bytes(1 << 20)
+    check([Send(link, megabyte) for link in range(200)], (), links=200)
+    with pytest.raises(BadCommand, match="bytes to send; it may return 67108864"):
+        check([Send(link, bytes(1 << 20)) for link in range(65)], (), links=65)
+    with pytest.raises(BadCommand, match="bytes to send"):
+        check([Join(1, "g", bytes(commands.MOST_BYTES), "key"), Respond(1, 200, {}, b"x", False)], ("g",))
+
+
+# ---- two answers
+
+
+def same(left: Any, right: Any) -> bool:
+    return left == right
+
+
+@pytest.mark.parametrize("command", GOOD)
+def test_equal_answers_do_not_differ(command):
+    assert difference([command], [command], same) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "kind", "sentence"),
+    [
+        (
+            [Send(1, b"a")],
+            [Send(1, b"b")],
+            0,
+            "Send",
+            "Send.data of Send(link=1, data=<1 bytes>) was 1 bytes (sha256 ca978112ca1b) "
+            "and is 1 bytes (sha256 3e23e8160039)",
+        ),
+        (
+            [Count("x")],
+            [End("x")],
+            0,
+            "Count",
+            "Count(what='x') has become End(reason='x')",
+        ),
+        (
+            [Count("x"), Count("y")],
+            [Count("x")],
+            1,
+            "count",
+            "2 commands have become 1: no longer Count(what='y')",
+        ),
+        (
+            [],
+            [Send(1, b"abc")],
+            0,
+            "count",
+            "0 commands have become 1: now also Send(link=1, data=<3 bytes>)",
+        ),
+        (
+            [Move(1, "a", Guest("a"), True)],
+            [Move(1, "a", Guest("b"), True)],
+            0,
+            "Move",
+            "the guest of Move to 'a' has changed",
+        ),
+        (
+            [Move(1, "a", None, True)],
+            [Move(1, "b", None, True)],
+            0,
+            "Move",
+            "Move.to of Move(link=1, to='a', create=True) was 'a' and is 'b'",
+        ),
+    ],
+)
+def test_the_first_difference_is_told(old, new, place, kind, sentence):
+    assert difference(old, new, same) == (place, kind, sentence)

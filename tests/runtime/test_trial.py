@@ -1,0 +1,403 @@
+"""After the move: probation, canaries, waves, pins, key units, pauses; and what a failure costs, which is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from streamd.runtime.selection import Selection
+from streamd.runtime.wishes import Bounds, Refusal, silent
+from tests.fake_live import BY, FIX, World, amend, running, until
+
+SHORT = Bounds(
+    max_bytes=65_536, specimens=("door/0", "live/specimen"), probation_seconds=0.4, probation_events=1, keyframe_seconds=0.5
+)  # fmt: skip
+NOTHING = amend("media.codec", 1, "# what nobody calls\ndef more() -> str:\n    return ''\n")
+# right in every rehearsal: it fails in front of a frame that has not come yet
+FAILS_LATER = amend(
+    "media.codec",
+    1,
+    "def count(track: Track) -> None:\n    track.frames += 1\n    if track.frames > 3:\n        raise IndexError('frame 3')\n",
+)
+DIFFERS_LATER = amend(
+    "media.codec", 1, "def count(track: Track) -> None:\n    track.frames += 1 if track.frames < 3 else 2\n"
+)
+HANGS_LATER = FAILS_LATER.replace("raise IndexError('frame 3')", "while True:\n            pass")
+BLAMES_LATER = FAILS_LATER.replace("raise IndexError", "raise PeerError").replace(
+    "def count", "from streamd.runtime.vocabulary import PeerError\n\n\ndef count"
+)
+NONSENSE_LATER = amend(
+    "handlers.room",
+    1,
+    "def answers(room: Room, link: int):\n    commands = []\n"
+    "    while link in room.guests and (line := lines.pull(room.guests[link].reader)) is not None:\n"
+    "        room.track.frames += 1\n        commands += answer(room, link, *line.partition(' ')[::2])\n"
+    "    return commands if room.track.frames < 4 else [None]\n",
+)
+BREAKS_DOORS = amend(
+    "handlers.door",
+    1,
+    "def step(door: Door, event):\n    if type(event) is Opened and event.link > 1:\n        raise KeyError('who')\n"
+    "    return opened(door, event)\n\n\ndef opened(door: Door, event):\n    match event:\n        case Opened(link=link):\n"
+    "            door.link = link\n            return [Send(link, b'hello\\n')]\n    return []\n",
+)
+
+
+@pytest.fixture
+async def world(tmp_path):
+    async with running(tmp_path, bounds=SHORT) as made:
+        made.sessions.watchdog.start()
+        try:
+            yield made
+        finally:
+            made.sessions.watchdog.stop()
+
+
+async def load(world: World, *texts: str, **wishes: Any) -> dict[str, Any]:
+    return await world.load(*texts, accept_differences=wishes.pop("accept", False), **wishes)
+
+
+async def ended(world: World) -> dict[str, Any]:
+    """The history's last word on the probation that is going on."""
+
+    def said() -> list[dict[str, Any]]:
+        return [item for item in world.store.history() if item["verb"] == "probation"]
+
+    await until(lambda: world.upgrades.trials.trial is None and said())
+    return said()[-1]
+
+
+# ---- probation
+
+
+async def test_a_probation_that_sees_nothing_passes_and_lets_the_old_release_go(world):
+    client = await world.guest()
+    answer = await load(world, NOTHING)
+    assert answer["probation"]["seconds"] == 0.4
+    assert "On probation for 0.4 s: streamd-ctl status." in answer["text"]
+    assert sorted(world.upgrades.library.releases) == [1, 2]
+    assert world.session().guard is not None
+    assert await client.ask("count") == "2"
+    entry = await ended(world)
+    assert (entry["result"], entry["release"]) == ("ok", 2)
+    assert entry["text"].startswith("Probation passed: ")
+    assert sorted(world.upgrades.library.releases) == [2]
+    assert world.session().guard is None
+    assert await client.ask("count") == "4"
+
+
+async def test_who_waits_hears_the_verdict(world):
+    client = await world.guest()
+    seen: list[tuple[str, int, int]] = []
+
+    async def progress(stage: str, done: int, of: int) -> None:
+        seen.append((stage, done, of))
+
+    world.patch("fine.py", NOTHING)
+    from streamd.runtime.wishes import Wishes
+
+    answer = await world.upgrades.load(["fine.py"], "/", BY, progress, Wishes(wait=True))
+    assert "Probation passed" in answer["text"]
+    stages = list(dict.fromkeys(stage for stage, _, _ in seen))
+    assert stages == ["read", "merge", "rehearse", "import", "move", "probation"]
+    assert await client.ask("count") == "2"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (FAILS_LATER, "IndexError: frame 3"),
+        (BLAMES_LATER, "frame 3"),
+        (DIFFERS_LATER, "Send"),
+        (HANGS_LATER, "did not return within 0.2 s"),
+        (NONSENSE_LATER, "NoneType, which is not a command"),
+    ],
+    ids=["raises", "blames the peer", "answers differently", "hangs", "nonsense"],
+)
+async def test_what_fails_on_probation_is_answered_by_the_old_code_and_nobody_sees_anything(
+    world, text, sentence
+):
+    one, other = await world.guest(), await world.guest("live/b")
+    assert await one.ask("count") == "2"
+    waiting = asyncio.create_task(load(world, text, wait=True))
+    await until(lambda: world.release == 2)
+    assert await one.ask("count") == "4"  # by the old code, from the state before
+    assert world.session().release.number == 1
+    with pytest.raises(Refusal) as refused:
+        await waiting
+    assert refused.value.stage == "probation"
+    assert "live/a" in str(refused.value)
+    assert sentence in str(refused.value)
+    assert "Everyone is back on release 1; nobody was cut off." in str(refused.value)
+    assert {item.release.number for item in world.sessions.listed()} == {1}
+    assert world.release == 1
+    assert [await item.ask("count") for item in (one, other)] == ["6", "2"]
+    entry = [item for item in world.store.history() if item["verb"] == "probation"][-1]
+    assert entry["result"] == "failed"
+    assert len(world.sessions.listed()) == 2
+    assert sorted(world.upgrades.library.releases) == [1]
+
+
+async def test_accepted_differences_do_not_fail_but_are_told(world):
+    client = await world.guest()
+    assert await client.ask("count") == "2"
+    await load(world, DIFFERS_LATER, accept=True)
+    assert [await client.ask("count") for _ in range(2)] == ["5", "8"]
+    entry = await ended(world)
+    assert entry["result"] == "ok"
+    assert "1 answers differed" in entry["text"] or "answers differed" in entry["text"]
+    assert world.release == 2
+
+
+async def test_a_failure_after_accepted_differences_converts_the_state_before_back(world):
+    client = await world.guest()
+    text = FIX.replace(
+        "def tail()",
+        "def count(track: Track) -> None:\n    track.frames += 10\n    if track.frames > 30:\n        raise IndexError('over')\n\n\ndef tail()",
+    )
+    await load(world, text, accept=True)
+    assert [await client.ask("count") for _ in range(2)] == ["11", "22"]
+    assert await client.ask("count") == "24"
+    entry = await ended(world)
+    assert entry["result"] == "failed"
+    assert world.session().state.track.config == b"one:two"
+
+
+async def test_newcomers_on_probation_are_guarded_too(world):
+    await world.guest()
+    await load(world, BREAKS_DOORS, accept=True)
+    client = await world.connect()
+    client.say("join live/b")
+    assert await client.hear() == "welcome to live/b"
+    assert (await ended(world))["result"] == "failed"
+    assert world.release == 1
+
+
+async def test_a_patch_that_cures_a_crash_is_not_blamed_for_being_different(world):
+    client = await world.guest()
+    text = amend("handlers.room", 1, (world.shipped / "handlers/room.py").read_text().split("def answer(")[1].join(
+        ["def answer(", ""]).split("BAD =")[0].replace("+ [1 // 0]", ""))  # fmt: skip
+    await load(world, text)
+    assert await client.ask("crash") == "never said"
+    entry = await ended(world)
+    assert entry["result"] == "ok"
+    assert "failed in the former release only" in entry["text"]
+
+
+async def test_what_may_not_be_asked_during_a_probation_is_refused_with_the_time_left(world):
+    await world.guest()
+    await load(world, NOTHING)
+    for asked in (load(world, FIX), world.upgrades.keep(BY)):
+        with pytest.raises(Refusal, match=r"release 2 is on probation for another .* streamd-ctl rollback"):
+            await asked
+    assert (await ended(world))["result"] == "ok"
+    assert (await world.upgrades.keep(BY))["release"] == 2
+
+
+async def test_a_rollback_ends_a_probation(world):
+    client = await world.guest()
+    waiting = asyncio.create_task(load(world, FIX, accept=True, wait=True))
+    await until(lambda: world.release == 2 and world.upgrades.trials.trial is not None)
+    assert (await world.rollback())["release"] == 1
+    with pytest.raises(Refusal, match="taken back by a rollback"):
+        await waiting
+    assert world.release == 1
+    assert await client.ask("version") == "codec 1 tail 1"
+    assert sorted(world.upgrades.library.releases) == [1]
+
+
+# ---- canaries and waves
+
+
+async def test_a_canary_moves_whom_it_names_and_the_same_load_again_moves_the_rest(world):
+    one, other = await world.guest(), await world.guest("live/b")
+    answer = await load(world, FIX, accept=True, selection=Selection(("b",)), probation=0.0)
+    assert "running as a canary" in answer["text"]
+    assert answer["sessions"] == 1
+    assert [await item.ask("version") for item in (one, other)] == ["codec 1 tail 1", "codec 2 tail 2"]
+    assert world.release == 1
+    with pytest.raises(Refusal, match=r"several releases \(release 1: live/a; release 2: live/b\)"):
+        await world.upgrades.keep(BY)
+    with pytest.raises(Refusal, match="release 2 is a canary"):
+        await load(world, NOTHING)
+    newcomer = await world.guest("live/c")
+    assert await newcomer.ask("version") == "codec 1 tail 1"
+    other.say("go live/a")  # from release 2 to a session on release 1
+    assert await other.hear() == "welcome to live/a"
+    assert await other.ask("version") == "codec 1 tail 1"
+    answer = await load(world, FIX, accept=True, probation=0.0)
+    assert answer["release"] == 2
+    assert world.release == 2
+    assert {item.release.number for item in world.sessions.listed(doors=False)} == {2}
+    assert (await world.upgrades.keep(BY))["release"] == 2
+
+
+async def test_a_canary_is_rolled_back_alone(world):
+    await world.guest()
+    other = await world.guest("live/b")
+    await load(world, FIX, accept=True, selection=Selection(("live/b",)), probation=0.0)
+    answer = await world.rollback()
+    assert (answer["release"], answer["sessions"]) == (1, 1)
+    assert await other.ask("version") == "codec 1 tail 1"
+    assert sorted(world.upgrades.library.releases) == [1]
+
+
+async def test_waves_move_a_growing_share_and_in_the_end_newcomers_too(world):
+    world.rooms(20)
+    await load(world, FIX, accept=True, selection=Selection((), (5.0, 50.0, 100.0)), bake=0.1, probation=0.1)
+    counts: list[int] = []
+
+    def moved() -> int:
+        return sum(1 for item in world.sessions.listed() if item.release.number == 2)
+
+    while world.upgrades.trials.trial is not None:
+        if not counts or counts[-1] != moved():
+            counts.append(moved())
+        await asyncio.sleep(0.005)
+    assert counts == [1, 10, 20]
+    assert world.release == 2
+
+
+async def test_a_wave_that_fails_takes_every_wave_back(world):
+    rooms = world.rooms(4)
+    clients = [await world.guest(item.name) for item in rooms]
+    for client in clients:
+        assert await client.ask("count") == "2"
+    await load(world, FAILS_LATER, selection=Selection((), (25.0, 100.0)), bake=0.1, probation=1.0)
+    await until(lambda: world.release == 2)
+    assert [await client.ask("count") for client in clients] == ["4"] * 4
+    assert (await ended(world))["result"] == "failed"
+    assert {item.release.number for item in rooms} == {1}
+
+
+async def test_a_pinned_session_stays_through_loads_and_rollbacks_until_unpinned(world):
+    one, other = await world.guest(), await world.guest("live/b")
+    await world.upgrades.pin(world.session("live/b"), BY)
+    await load(world, FIX, accept=True, probation=0.0)
+    assert [await item.ask("version") for item in (one, other)] == ["codec 2 tail 2", "codec 1 tail 1"]
+    with pytest.raises(Refusal, match="several releases"):
+        await world.upgrades.keep(BY)
+    answer = await world.upgrades.unpin("live/b", BY)
+    assert answer["text"].startswith("live/b is on release 2, after a pause of ")
+    assert await other.ask("version") == "codec 2 tail 2"
+    with pytest.raises(Refusal, match="live/b is not pinned; pinned are: none"):
+        await world.upgrades.unpin("live/b", BY)
+
+
+async def test_a_pin_ends_with_its_session(world):
+    room = world.rooms(1)[0]
+    await world.upgrades.pin(room, BY)
+    world.sessions.end(room, "over")
+    assert world.upgrades.mover.pinned() == {}
+    world.rooms(1)
+    assert (await load(world, NOTHING, probation=0.0))["sessions"] == 1
+
+
+async def test_at_key_each_session_moves_right_before_its_next_key_unit(world):
+    one, other = await world.guest(), await world.guest("live/b")
+    for client in (one, other):
+        client.say("ring 100000 1000 10000", "enter")
+    assert await one.hear() == "head"
+    waiting = asyncio.create_task(load(world, FIX, accept=True, at_key=True, probation=0.0))
+    await until(lambda: world.session().at_key is not None)
+    one.say("say a", "version")
+    assert await one.hear() == "codec 1 tail 1"
+    one.say("key b", "version")
+    assert sorted([await one.hear(), await one.hear()]) == ["b", "codec 2 tail 2"]
+    assert world.session("live/b").release.number == 1
+    answer = await waiting  # the other had none for as long as it may
+    assert answer["sessions"] == 2
+    assert world.session("live/b").release.number == 2
+
+
+# ---- refusals and what is told
+
+
+async def test_a_pause_that_would_be_too_long_is_refused_before_anything_moves(world):
+    world.rooms(2)
+    with pytest.raises(Refusal, match=r"would pause for .* ms, longer than the 0 ms allowed"):
+        await load(world, FIX, accept=True, max_pause=0.0)
+    assert world.release == 1
+    answer = await load(world, FIX, accept=True, max_pause=1000.0, probation=0.0)
+    assert {item["name"] for item in answer["pauses"]} == {"live/0", "live/1"}
+    assert answer["predicted_pause_ms"] > 0
+
+
+async def test_an_unexplained_difference_is_a_question_and_an_explained_one_is_not(world):
+    client = await world.guest()
+    assert await client.ask("version") == "codec 1 tail 1"
+    text = amend("media.codec", 1, "def word() -> str:\n    return 'codec 2'\n")
+    with pytest.raises(Refusal) as refused:
+        await load(world, text)
+    assert refused.value.stage == "differences"
+    assert "--accept-differences" in str(refused.value)
+    assert refused.value.facts["report"]["different"] == 1
+    explained = text.replace("VERSION = 2", 'VERSION = 2\nDIFFERS = "says another word"')
+    answer = await load(world, explained, probation=0.0)
+    assert world.upgrades.library.record(answer["release"]).differs == "says another word"
+    await world.rollback()
+    assert (await load(world, text, accept=True, probation=0.0))["release"] == 3
+
+
+async def test_what_is_irreversible_needs_no_way_back_and_has_none_after_its_probation(world):
+    client = await world.guest()
+    text = FIX.split("def downgrade")[0]
+    with pytest.raises(Refusal):
+        await load(world, text, accept=True)
+    await load(world, text, accept=True, irreversible="the old field cannot hold it")
+    assert await client.ask("version") == "codec 2 tail 2"
+    assert (await world.rollback())["release"] == 1  # the probation has the old state still
+    assert await client.ask("version") == "codec 1 tail 1"
+    await load(world, text, accept=True, irreversible="the old field cannot hold it", probation=0.0)
+    with pytest.raises(Refusal, match=r"was loaded as irreversible \(the old field cannot hold it\)"):
+        await world.rollback()
+    assert await client.ask("version") == "codec 2 tail 2"
+
+
+async def test_a_plan_says_what_a_load_would_do_and_does_nothing(world):
+    world.rooms(4)
+    await load(world, NOTHING, probation=0.0)
+    world.patch("old.py", FIX)
+    world.patch("again.py", amend("media.codec", 2, "def more() -> str:\n    return 'x'\n"))
+    from streamd.runtime.wishes import Wishes
+
+    answer = await world.upgrades.plan(["again.py"], "/", BY, silent, Wishes(Selection((), (25.0, 100.0))))
+    assert answer["modules"] == {"media.codec": [2, 3]}
+    assert [row["wave"] for row in answer["sessions"]] == [1, 2, 2, 2]
+    assert all(row["pause_ms"] > 0 for row in answer["sessions"])
+    assert any("more" in item for item in answer["shadowed"])
+    assert any("old.py" in item for item in answer["leftovers"])
+    assert world.release == 2
+    assert world.store.numbers() == [1, 2]
+
+
+async def test_promote_gives_the_merged_files_and_an_upgraded_package_drops_the_patch(world):
+    await load(world, FIX, accept=True, probation=0.0)
+    await world.upgrades.keep(BY)
+    answer = await world.upgrades.promote(BY)
+    assert list(answer["files"]) == ["streamd/live/media/codec.py"]
+    (world.shipped / "media/codec.py").write_text(answer["files"]["streamd/live/media/codec.py"])
+    world.close()
+    again = World(world.root)
+    try:
+        assert any("the package has it now" in item for item in again.warnings)
+        assert again.upgrades.current.modules["media.codec"].word() == "codec 2"
+        assert again.upgrades.library.record(again.release).patches == []
+    finally:
+        again.close()
+
+
+async def test_a_load_that_the_end_of_the_process_cut_off_is_told_at_the_next_start(world):
+    world.store.note(verb="load", uid=0, gid=0, pid=1, paths=["x.py"], result="began", release=7, text="")
+    world.close()
+    again = World(world.root)
+    try:
+        assert again.warnings == ["the load of release 7 was cut off by the end of the process"]
+        assert again.store.history()[-1]["verb"] == "start"
+    finally:
+        again.close()
+    once_more = World(world.root)
+    assert once_more.warnings == []
+    once_more.close()
