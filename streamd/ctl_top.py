@@ -173,7 +173,7 @@ def terminal() -> Iterator[Callable[[float], str]]:
     handlers[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     try:
         if keys:
-            tty.setcbreak(keys[0])
+            tty.setcbreak(keys[0], termios.TCSADRAIN)
         yield wait
     finally:
         if before:

@@ -63,7 +63,7 @@ def broadcasts(count: int, place: Path) -> Iterator[tuple[Process, Path]]:
     ):
         ports = json.loads(server.hear())
         live = min(LIVE, count)
-        command = [sys.executable, "-m", "scripts.bench.publishers", ports["rtmp"], count, live, 3600]
+        command = [sys.executable, "-m", "scripts.bench.publishers", ports["rtmp"], count, live, 600]
         publishers = peers.enter_context(running("publishers", [str(item) for item in command], -1))
         publishers.hear(PATIENCE)
         ask(server, f"settled {count}")

@@ -5,6 +5,8 @@
     session     pinned release + state + mailbox; one event, one step, then its commands
     supervisor  tasks and sessions restarted with intensity; crash reports
     release     one private, immutable import of one directory of live code
+    source      source text: parsed, pointed at in an error
+    law         what live code may not do, read from the syntax tree
     patchfile   read, check and merge a patch: text in, directory out
     migrate     a lowered state's way from one release to another
     upgrade     check, load, rollback, keep, purge: rehearse, point of no return, move, answer

@@ -222,8 +222,9 @@ class Drafting:
         def copies() -> Iterator[SessionCopy]:
             for session in sessions:
                 if not session.ended:
-                    yield self._copy(session, recent=False)
+                    copy = self._copy(session, recent=False)
                     copied.add(session)  # in the same breath: no event is missed and none is seen twice
+                    yield copy
 
         self.sessions.taps.append(tap)
         try:
@@ -289,6 +290,7 @@ class Drafting:
     async def drop(self, draft: Draft) -> None:
         """Forget a release that was never to run, or did not come to."""
         if draft.release is not self.sessions.current and not draft.again:
+            draft.release.discard()
             await asyncio.to_thread(self.library.remove, draft.number)
 
     def in_the_way(self, merged: Merged) -> tuple[list[str], list[str]]:
@@ -331,7 +333,7 @@ class Drafting:
         await progress("rehearse", 0, len(sessions))
         try:
             async with Rehearsal(self.bounds.child) as child:
-                numbers = {item.release.number for item in sessions} | {target.number}
+                numbers = {item.release.number for item in sessions} | {target.number, self.current.number}
                 await child.open(
                     self._facts(numbers, target.number),
                     self.current.number,

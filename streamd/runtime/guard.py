@@ -41,8 +41,8 @@ class Watch(Protocol):
         """Whether a difference between the answers is a failure."""
 
     def failed(self, session: Session, event: Event, sentence: str, report: Path | None) -> None:
-        """The new code failed; the old code has handled the event and the session is on its release, unless it
-        could not be brought there."""
+        """The new code failed. The old code has handled the event (its commands are carried out next) and the session
+        is on its release, unless it could not be brought there."""
 
     def differed(self, session: Session, event: Event, difference: Difference) -> None:
         """The answers differ, which had been explained."""
@@ -225,19 +225,20 @@ def fall_back(
         report = _report(home, session, kept, before, new, old or answer, sentence)
     if answer is None:
         home.crash(session, kept, new if is_crash(new) else Deviation(sentence))
-    else:
-        session.change_code(watch.old, state, lowered(state))
-        session.steps += 1
-        session.journal.note(
-            kept, FAILED
-        )  # so it was for the new code; the checkpoint is of the time after it
-        if isinstance(answer, list):
-            if old is None and guard.state is state:
-                home.turn_away(session, getattr(kept, "link", 0))  # nobody has taken it in
-            home.carry_out(session, kept, answer)
-        elif isinstance(answer, PeerError):
-            home.blame(session, kept, answer)
-    watch.failed(session, kept, sentence, report)
+        watch.failed(session, kept, sentence, report)
+        return
+    session.change_code(watch.old, state, lowered(state))
+    session.steps += 1
+    session.journal.note(kept, FAILED)  # so it was for the new code; the checkpoint is of the time after it
+    watch.failed(
+        session, kept, sentence, report
+    )  # before the commands: whoever begins by one begins on the old code
+    if isinstance(answer, PeerError):
+        home.blame(session, kept, answer)
+    elif isinstance(answer, list):
+        if old is None and guard.state is state:
+            home.turn_away(session, getattr(kept, "link", 0))  # nobody has taken it in
+        home.carry_out(session, kept, answer)
 
 
 def _brought_back(

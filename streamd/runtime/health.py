@@ -18,20 +18,28 @@ KINDS = 64  # of errors that a session tells apart
 OTHER = "other errors"
 LEAST_MORE = 5  # errors more than before that say anything
 LEAST_EVENTS, LEAST_BYTES = 50, 65_536  # of publishers' reads before what came of them is compared
-LEAST_SHARE = 0.5  # of the commands for each byte that there were before
+LEAST_SHARE = 0.5  # of the commands that there were before
 
 PEER_ERRORS = "peer errors"
 CONGESTION = "congested viewers"
 WARNINGS = "warnings in the log"
 
 
+class Yield(NamedTuple):
+    """What came of publishers' bytes. Both fall where frames are lost: the one alone when pictures grow, the other
+    alone when the publisher pauses."""
+
+    commands_a_byte: float
+    commands_a_second: float
+
+
 class Rates(NamedTuple):
-    """What `worse` compares with: errors a second and totals at the time, and commands for each byte received (None if
+    """What `worse` compares with: errors a second and totals at the time, and what came of the bytes received (None if
     too little came)."""
 
     rates: dict[str, float]
     totals: dict[str, int]
-    yielded: float | None
+    yielded: Yield | None
 
 
 class Health:
@@ -72,22 +80,25 @@ class Health:
             expected = before.rates.get(kind, 0.0) * elapsed
             if came - expected >= LEAST_MORE and came > rise * expected:
                 return f"{kind}: {came} in {elapsed:.0f} s, where {expected:.1f} were to be expected"
-        if before.yielded:
+        if before.yielded is not None and before.yielded.commands_a_byte:
             yielded = self._yield()
-            if yielded is not None and yielded < LEAST_SHARE * before.yielded:
-                return f"for the same bytes received there is {yielded / before.yielded:.0%} of what was sent before"
+            if yielded is not None:
+                share = max(later / former for later, former in zip(yielded, before.yielded, strict=True))
+                if share < LEAST_SHARE:
+                    return f"of the bytes received comes {share:.0%} of what came of them before"
         return ""
 
-    def _yield(self) -> float | None:
-        """Commands for each byte received, of the events in the journal."""
+    def _yield(self) -> Yield | None:
+        """Of the events in the journal; None where they say nothing."""
         if self._journal is None:
             return None
-        commands = size = reads = 0
+        commands = size = 0
+        times = []
         for event, count in zip(self._journal.events, self._journal.answers, strict=True):
             if type(event) is Data and count >= BLAMED:
                 commands += max(count, 0)
                 size += len(event.data)
-                reads += 1
-        if reads < LEAST_EVENTS or size < LEAST_BYTES:
+                times.append(event.now)
+        if len(times) < LEAST_EVENTS or size < LEAST_BYTES or times[-1] == times[0]:
             return None
-        return commands / size
+        return Yield(commands / size, commands / (times[-1] - times[0]) * 1000)

@@ -72,10 +72,13 @@ class Ledger:
                     log.error("%s is not in the history: %s", verb, error)
 
     def started(self, release: Release, warnings: Sequence[str]) -> None:
-        """Write down a start. Raises OSError."""
+        """Write down a start, which even a full disk must not prevent."""
         text = " ".join([f"started on release {release.number}.", *warnings])
         entry = {"verb": "start", **NOBODY, "paths": [], "result": "ok"}
-        self.store.note(**entry, release=release.number, sha256=release.sha256, text=text)
+        try:
+            self.store.note(**entry, release=release.number, sha256=release.sha256, text=text)
+        except OSError as error:
+            log.error("the start is not in the history: %s", error)
 
     async def begin(self, note: dict[str, Any], number: int) -> None:
         """From here on a look into the history after a crash must find that something had begun. Raises OSError."""

@@ -63,6 +63,25 @@ def steps_down(
     )
 
 
+def steps_barred(
+    new: Release, old: Release, modules: Mapping[str, list[int]], renames: Mapping[str, str], sentence: str
+) -> Steps:
+    """A way back that lets by what the release did not change and refuses the rest, with `sentence`."""
+
+    def refuse(_record: dict[str, Any]) -> dict[str, Any]:
+        raise MigrationError(sentence)
+
+    changed = sorted({*modules, *renames.values()})
+    records: dict[str, Step] = {}
+    for module in changed:
+        namespace, goals = _namespace(new, module), _tags(old, module)
+        for tag, fields in _tags(new, module).items():
+            written = namespace.get(f"upgrade_{tag.partition(':')[2]}") or namespace.get("upgrade")
+            if written is not None or goals.get(tag) != fields:
+                records[tag] = refuse
+    return Steps((refuse,) if _session_steps(new, changed, "upgrade") else (), records)
+
+
 def apply(lowered: Any, steps: Steps) -> Any:
     """The state converted: the whole, and every record of the changed modules, innermost first.
 

@@ -205,7 +205,7 @@ class Mover:
                 lowered = lower(state) if greeting is not None else lowered
             guard = Guard(watch, former) if watch is not None and source is watch.old else None
             if watch is not None and guard is not None:
-                watch.enrol(session, session.health.before(now_ms()))
+                watch.enrol(session)
             session.change_code(target, state, lowered, guard)
             if greeting:
                 self.sessions.carry_out(session, Tick(now_ms(), "resumed"), greeting)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import marshal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,19 @@ from streamd.runtime.net import now_ms
 from streamd.runtime.release import Release
 from streamd.runtime.seal import Seal
 from streamd.runtime.session import DOOR, Session, Sessions
+from streamd.runtime.state import lift, lower
 from streamd.runtime.vocabulary import Event
+from streamd.runtime.watchdog import StepOverrun
 
 log = logging.getLogger("streamd")
 
 LOOK_EVERY = 0.25  # s between two looks at error rates and at what nobody may change
+# s between two rounds in which every session's state is taken home and weighed, at most; short probations have several
+AUDIT_EVERY = 5.0
+AUDIT_SLICE = 0.001  # s
+AUDITS = 5
+GROWTH, MOST_GROWN = 4, 1 << 20  # a state may be so many times as large as the old code's, and so many bytes
+STORM, MOST_STEPS = 10, 1000  # steps may be so many times as frequent as before, and so many a second
 # A session with hardly any events is waited for at most this many times as long as the others.
 PATIENCE = 4
 
@@ -48,6 +57,8 @@ class Probation:
         old: Release,
         new: Release,
         strict: bool,
+        may_end: bool,
+        reversible: bool,
         seal: Seal,
         rise: float,
     ) -> None:
@@ -55,6 +66,8 @@ class Probation:
         self.old = old
         self.new = new
         self.strict = strict
+        self.may_end = may_end
+        self.reversible = reversible
         self.failure: Failure | None = None
         self.ended = asyncio.Event()  # by failure, or because somebody ended it
         self.differences = 0
@@ -66,6 +79,9 @@ class Probation:
         self._seal = seal
         self._rise = rise
         self._before: dict[Session, tuple[Rates, int]] = {}
+        self._often: dict[Session, float] = {}  # events a second before the move
+        self._steps: dict[Session, int] = {}  # at the last look
+        self._looked = self.since
 
     # ---- what guards say (runtime.guard.Watch)
 
@@ -85,9 +101,12 @@ class Probation:
 
     # ---- its life
 
-    def enrol(self, session: Session, rates: Rates) -> None:
-        """A session has moved; `rates` are those of the time before."""
-        self._before[session] = rates, now_ms()
+    def enrol(self, session: Session) -> None:
+        """A session is about to move: remember how it fares."""
+        now, events = now_ms(), session.journal.events
+        seconds = max(now - events[0].now, 1000) / 1000 if events else 1.0
+        self._before[session] = session.health.before(now), now
+        self._often[session] = len(events) / seconds
 
     def fail(self, name: str, sentence: str, report: Path | None = None) -> None:
         if self.failure is None:
@@ -107,17 +126,22 @@ class Probation:
         """Look on for so long, and until every session that gets events at all has had so many; None if all is well."""
         self.since = monotonic()
         self.until = self.since + seconds
+        every = min(AUDIT_EVERY, seconds / AUDITS)
+        audit = self.since + every
         while not self.ended.is_set():
-            now = monotonic()
             self.look()
-            if self.ended.is_set():
-                break
-            if now >= self.until and (
-                now >= self.since + PATIENCE * seconds or not any(self._waited_for(events))
-            ):
+            over = monotonic() >= self.until and (
+                monotonic() >= self.since + PATIENCE * seconds or not any(self._waited_for(events))
+            )
+            if over or monotonic() >= audit:
+                await self.audit()
+                audit = monotonic() + every
+            if over or self.ended.is_set():
                 break
             try:
-                await asyncio.wait_for(self.ended.wait(), min(LOOK_EVERY, max(self.until - now, 0.01)))
+                await asyncio.wait_for(
+                    self.ended.wait(), min(LOOK_EVERY, max(self.until - monotonic(), 0.01))
+                )
             except TimeoutError:
                 continue
         return self.failure
@@ -128,23 +152,66 @@ class Probation:
                 yield session
 
     def look(self) -> None:
-        """Compare error rates with those before, and namespaces with what they were."""
+        """Compare error rates and the number of steps with those before, and namespaces with what they were."""
         if broken := self._seal.broken():
             self._seal.mend()
             self.fail("the whole process", f"something changed what is not its own: {', '.join(broken[:5])}")
             return
-        now = now_ms()
+        now, elapsed = now_ms(), monotonic() - self._looked
+        self._looked += elapsed
         for session, (rates, since) in list(self._before.items()):
             if session.ended or session.release is not self.new:
-                del self._before[session]
-            elif sentence := session.health.worse(rates, since, now, self._rise):
+                self._forget(session)
+                continue
+            steps = session.steps - self._steps.get(session, session.steps)
+            self._steps[session] = session.steps
+            sentence = session.health.worse(rates, since, now, self._rise)
+            often = self._often[session]
+            if not sentence and steps > elapsed * max(STORM * often, MOST_STEPS):
+                sentence = f"{steps / elapsed:.0f} events a second, where there were {often:.0f} before"
+            if sentence:
                 self.fail(session.name, sentence)
                 return
+
+    async def audit(self) -> None:
+        """Take a copy of every state home: it must be plain, typed, convertible and of a size that makes sense."""
+        ways = self.sessions.convert
+        started = monotonic()
+        for session in self.guarded():
+            guard = session.guard
+            if self.ended.is_set() or guard is None or session.ended or session.name.startswith(DOOR):
+                continue
+            try:
+                with self.sessions.watchdog.guarding():
+                    lowered = lower(session.state)
+                    lift(lowered, self.new.record)
+                    size = len(marshal.dumps(lowered))
+                    if self.reversible:
+                        lift(ways(lowered, self.new, self.old), self.old.record)
+            except (Exception, StepOverrun) as error:
+                self.fail(session.name, f"its state cannot be taken back: {error}")
+                return
+            if guard.alive and size > MOST_GROWN:
+                former = len(marshal.dumps(lower(guard.state)))
+                if size > GROWTH * former + MOST_GROWN:
+                    self.fail(
+                        session.name,
+                        f"its state has {size >> 10} kB, where the former release has {former >> 10} kB",
+                    )
+                    return
+            if monotonic() - started > AUDIT_SLICE:
+                await asyncio.sleep(0)
+                started = monotonic()
 
     def release_guards(self) -> None:
         for session in self.guarded():
             session.guard = None
-        self._before.clear()
+        for session in list(self._before):
+            self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        for known in (self._before, self._often, self._steps):
+            known.pop(session, None)
 
     def told(self) -> dict[str, Any]:
         """What `status` says of it."""

@@ -253,13 +253,15 @@ class Rehearsing:
         self.settings, self.specimens, self.current = settings, specimens, current
         self.troupe.held(current)
         before = Seal([sys.modules["builtins"], *_kernel(), *self.troupe.pack()])
-        release = self.troupe.held(target)
-        broken = before.broken()
-        if broken:
+        try:
+            release = self.troupe.held(target)
+        finally:
+            broken = before.broken()
             before.mend()
-            raise ReleaseError(
-                f"{release.path}: importing it changes {', '.join(broken[:5])}, which is not its own"
-            )
+            if broken:
+                raise ReleaseError(
+                    f"importing release {target} changes {', '.join(broken[:5])}, which is not its own"
+                )
         self.target = release
         self.seal = Seal([sys.modules["builtins"], *_kernel(), *self.troupe.pack()])
         gc.collect()

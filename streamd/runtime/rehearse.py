@@ -21,7 +21,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import (
@@ -44,6 +43,7 @@ import streamd
 from streamd.runtime.migrate import MigrationError
 from streamd.runtime.patchfile import PatchError
 from streamd.runtime.release import ReleaseError
+from streamd.runtime.spawn import spawn
 from streamd.runtime.state import StateError
 from streamd.runtime.vocabulary import Event
 from streamd.runtime.wire import LENGTH, PAGE, Place, ReleaseFact, SessionCopy, flat, message
@@ -58,6 +58,7 @@ ENVIRONMENT = ("LD_LIBRARY_PATH",)  # what a child gets of ours
 SPAWN_SECONDS = 10.0
 SLICE = 0.001  # s: how long packing may hold the loop
 LAST_WORDS = 16_384  # bytes of the child's tracebacks that are kept
+DYING = 2.0  # s between the end of a child's socket and its own
 ASKED = 0.1  # s that a child has to say where it is, before it is killed
 MOST_BEHIND = 4096  # events that a shadow may be behind, over all sessions
 TURN = 0.02  # s between two looks at what the sessions have done
@@ -168,7 +169,7 @@ class Rehearsal:
                 await asyncio.shield(self._keeper.began)
                 await self._loop.sock_sendall(ours, message("begin", os.getpid(), asdict(self.bounds)))
                 answer = await self._answer()
-        except (OSError, subprocess.SubprocessError) as error:
+        except OSError as error:
             raise ChildFailed("spawn", f"no process for the rehearsal: {error}") from error
         except TimeoutError:
             raise ChildFailed(
@@ -455,10 +456,14 @@ class Rehearsal:
     async def _dead(self) -> ChildFailed:
         assert self._keeper is not None
         self._failed = True
-        self._keeper.kill()  # it has closed its end: if it has not died yet it is about to
-        code = await asyncio.shield(self._keeper.ended)
-        self._hear()
-        return ChildFailed(self._stage, f"{self._where()} {self._cause(code)}")
+        try:
+            async with asyncio.timeout(DYING):
+                code = await asyncio.shield(self._keeper.ended)
+            self._hear()
+            cause = self._cause(code)
+        except TimeoutError:
+            cause = "the rehearsal closed its connection to the server"
+        return ChildFailed(self._stage, f"{self._where()} {cause}")
 
     def _cause(self, code: int) -> str:
         bounds = self.bounds
@@ -525,47 +530,46 @@ class _Keeper(threading.Thread):
         self.ended: asyncio.Future[int] = loop.create_future()
         self.pid = 0
         self._loop = loop
-        self._files = (theirs, memory, words)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._over = False
+        self._files = (theirs.detach(), memory, words)
+        self._lock = threading.Lock()
+        self._over = False  # asked to end, or ended and reaped: its number may be another's
 
     def run(self) -> None:
-        theirs, memory, words = self._files
-        error: Exception | None = None
+        error: OSError | None = None
         try:
             if not self._over:
-                # descriptors of ours are closed by exec; those that are not meant to be, by the child itself
-                self._process = subprocess.Popen(
+                pid = spawn(
                     [sys.executable, "-I", "-S", *["-O"] * sys.flags.optimize, "-c", PROGRAM, *PATHS],
-                    stdin=theirs.fileno(),
-                    stdout=memory,
-                    stderr=words,
-                    close_fds=False,
-                    start_new_session=True,
-                    cwd="/",
-                    env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                    self._files,
+                    {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
                 )
-                self.pid = self._process.pid
-                if self._over:  # while it was being made
-                    self._process.kill()
-        except (OSError, subprocess.SubprocessError) as failure:
+                with self._lock:
+                    self.pid = pid
+                    if self._over:  # while it was being made
+                        os.kill(pid, signal.SIGKILL)
+        except OSError as failure:
             error = failure
         finally:
-            theirs.close()
-            os.close(memory)
-            os.close(words)
+            for number in self._files:
+                os.close(number)
         self._tell(self._say_began, error)
-        code = self._process.wait() if self._process is not None else 0
+        code = 0
+        if self.pid:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            with self._lock:
+                self._over = True
+                code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self._tell(self._say_ended, code)
 
     def kill(self) -> None:
         """Also before it has begun."""
-        self._over = True
-        self.signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL, last=True)
 
-    def signal(self, number: int) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
+    def signal(self, number: int, last: bool = False) -> None:
+        with self._lock:
+            if self.pid and not self._over:
+                os.kill(self.pid, number)
+            self._over = self._over or last
 
     def _tell(self, say: Callable[[Any], None], what: Any) -> None:
         try:
@@ -573,7 +577,7 @@ class _Keeper(threading.Thread):
         except RuntimeError:
             pass  # the loop has been closed: nobody is interested any more
 
-    def _say_began(self, error: Exception | None) -> None:
+    def _say_began(self, error: OSError | None) -> None:
         if self.began.done():
             return
         if error is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 PACKAGE = "streamd.live"
 SHOWN = 120  # characters of a source line; terminals are not wider
+DEEPEST = 200  # levels of a syntax tree; whoever walks it does so by recursion
 
 
 class PatchError(Exception):
@@ -25,7 +26,7 @@ class PatchError(Exception):
 def parse(where: Path | str, text: str) -> ast.Module:
     """The syntax tree of a text that is said to be `where`. Raises PatchError."""
     try:
-        return ast.parse(text, str(where))
+        tree = ast.parse(text, str(where))
     except SyntaxError as error:
         shown = (error.text or "").rstrip("\n")
         line = f":{error.lineno}" if error.lineno else ""
@@ -33,6 +34,13 @@ def parse(where: Path | str, text: str) -> ast.Module:
         raise PatchError(f"{where}{line}: {error.msg}{caret}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise PatchError(f"{where}: cannot be parsed: {error}") from error
+    level: list[ast.AST] = [tree]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    deep = next((node for node in level if hasattr(node, "lineno")), None)
+    if deep is not None:
+        raise error_at(where, text, deep, f"nested more than {DEEPEST} levels deep; write it in parts")
+    return tree
 
 
 def lines_of(text: str) -> list[str]:

@@ -77,13 +77,20 @@ class Trials:
 
     # ---- the first wave
 
-    def new(self, draft: Draft, wishes: Wishes, by: dict[str, int]) -> Trial:
+    def new(self, draft: Draft, wishes: Wishes, by: dict[str, int], report: dict[str, Any]) -> Trial:
         old = self.sessions.current
         assert old is not None
         strict = not (wishes.accept_differences or draft.record.differs)
         seconds = self.bounds.probation_seconds if wishes.probation is None else wishes.probation
         probation = Probation(
-            self.sessions, old, draft.release, strict, Seal(self._sealed()), self.bounds.probation_rise
+            self.sessions,
+            old,
+            draft.release,
+            strict,
+            wishes.accept_differences and any(item.get("ends") for item in report["differences"]),
+            not draft.record.irreversible,
+            Seal(self._sealed()),
+            self.bounds.probation_rise,
         )
         done = asyncio.get_running_loop().create_future()
         return Trial(draft, old, wishes, probation, by, done, seconds)

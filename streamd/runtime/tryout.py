@@ -247,8 +247,10 @@ class Tryout:
         except Failed:
             raise
         except (MigrationError, StateError, BadCommand, ReleaseError) as error:
+            self.look_at_the_seal()  # nothing can be said in words without the builtins
             raise Failed(str(error), error) from error
         except BaseException as error:
+            self.look_at_the_seal()
             raise _raised(what, error) from error
 
     # ---- up and back
@@ -434,6 +436,7 @@ class Pair:
             spent = thread_time_ns() - started
             commands.check(answer, self.groups, self.copy.links, event)
         except BaseException as error:
+            self.tryout.look_at_the_seal()
             return error, thread_time_ns() - started if started else 0
         if release is self.old:
             self.groups |= {item.group for item in answer if type(item) is Ring}

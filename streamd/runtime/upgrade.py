@@ -208,7 +208,7 @@ class Upgrades:
                 except BaseException:
                     await self.drafting.drop(draft)
                     raise
-            trial = self.trials.new(draft, wishes, by)
+            trial = self.trials.new(draft, wishes, by, report)
             try:
                 await self.ledger.begin(note, draft.number)
                 await self.trials.begin(trial, progress)
@@ -240,22 +240,11 @@ class Upgrades:
         """The same walk the other way: to the parent, or to any ancestor. A load on probation is taken back."""
         async with self.ledger.one("rollback", [] if to is None else [str(to)], by) as note:
             started = monotonic()
-            left = self.current
-            if (trial := self.trials.trial) is not None:
-                self._refuse_to(to, trial.old.number)
-                left, target = trial.release, trial.old
-                move = await self.trials.take_back(trial)
-            elif (canary := self.trials.canary) is not None:
-                self._refuse_to(to, left.number)
-                left, target = canary.release, self.current
-                move = await self._take_canary_back(canary, note, progress)
-            else:
-                target = await self.drafting.ancestor(to)
-                await self.drafting.rehearse_back(target, self.mover.all_but(target), progress)
-                await self.ledger.begin_back(note, target.number)
-                move = await self._all_to(target, left, progress)
+            try:
+                left, target, move = await self._back(to, note, progress)
+            finally:
+                self.trials.collect()
             modules = self._difference(left, target)
-            self.trials.collect()
             hint = (
                 ""
                 if self.store.kept == target.number
@@ -416,6 +405,22 @@ class Upgrades:
             raise Refusal("read", f"a release that is not everywhere yet goes back to release {only} first")
 
     # ---- the way back
+
+    async def _back(
+        self, to: int | None, note: dict[str, Any], progress: Progress
+    ) -> tuple[Release, Release, Move]:
+        """(the release that is left, the one that is reached, the move)."""
+        current = self.current
+        if (trial := self.trials.trial) is not None:
+            self._refuse_to(to, trial.old.number)
+            return trial.release, trial.old, await self.trials.take_back(trial)
+        if (canary := self.trials.canary) is not None:
+            self._refuse_to(to, current.number)
+            return canary.release, current, await self._take_canary_back(canary, note, progress)
+        target = await self.drafting.ancestor(to)
+        await self.drafting.rehearse_back(target, self.mover.all_but(target), progress)
+        await self.ledger.begin_back(note, target.number)
+        return current, target, await self._all_to(target, current, progress)
 
     async def _all_to(self, target: Release, left: Release, progress: Progress) -> Move:
         """Everyone to `target`, newcomers included, or nobody."""

@@ -58,9 +58,8 @@ class Ways:
             if number in up:
                 steps.append(migrate.steps_up(parent, own, record.modules, record.renames))
             elif record.irreversible:
-                raise MigrationError(
-                    f"release {number} was loaded as irreversible ({record.irreversible}); there is no way back across it"
-                )
+                sentence = f"release {number} was loaded as irreversible ({record.irreversible}); there is no way back across it"
+                steps.append(migrate.steps_barred(own, parent, record.modules, record.renames, sentence))
             else:
                 steps.append(migrate.steps_down(own, parent, record.modules, record.renames))
         return steps

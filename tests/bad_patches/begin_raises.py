@@ -1,8 +1,7 @@
 """Whoever is there stays; nobody else can come.
 
 Caught: rehearse
-Told: cannot begin
-Told: KeyError
+Told: begin: KeyError
 """
 
 from __future__ import annotations

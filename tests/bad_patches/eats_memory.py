@@ -1,7 +1,8 @@
 """Takes memory piece by piece until there is none.
 
 Caught: rehearse
-Told: memory
+Told: live/
+Told: MemoryError
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ends the process in the body of a class.
+"""Ends the process while a constant is computed.
 
 Caught: import
 Told: SystemExit
@@ -11,7 +11,4 @@ from streamd.live.media.h264 import *  # for your editor
 AMENDS = "media.h264@1"
 VERSION = 2
 
-
-class Limits:
-    if IDR == 5:
-        raise SystemExit("no pictures today")
+LIMIT = exit("no pictures today")

@@ -1,4 +1,4 @@
-"""Is allowed to count, and closes whoever watches and publishes.
+"""Is allowed a line, and closes whoever watches and publishes.
 
 Caught: probation
 Told: live/
@@ -8,11 +8,11 @@ Told: Close
 from __future__ import annotations
 
 from streamd.live.handlers.fanout import *  # for your editor
-from streamd.runtime.vocabulary import Close
+from streamd.runtime.vocabulary import Close, Log
 
 AMENDS = "handlers.fanout@1"
 VERSION = 2
-DIFFERS = "counts frames; nothing else changes"
+DIFFERS = "notes frames in the debug log; nothing else changes"
 
 LATER = 150  # frames
 
@@ -40,6 +40,7 @@ def publish(fanout: Fanout, offers: Announced, frame: Frame, key: bool) -> list[
     messages = due(fanout, offers, frame, key)
     messages.append((flv.message_type(frame), frame.dts, flv.body(frame)))
     commands = units(fanout, messages, frame.track, key)
+    commands.append(Log("debug", "a frame"))
     if fanout.frames > LATER:
         commands += [Close(link, "enough") for link in range(1, 200)]
     return commands

@@ -1,4 +1,4 @@
-"""Answers otherwise, as it says, and then raises: the old code has to go on from the new state.
+"""Answers otherwise, as it says, and then raises: the old code has to go on from there.
 
 Caught: probation
 Told: ZeroDivisionError
@@ -8,11 +8,11 @@ Told: live/
 from __future__ import annotations
 
 from streamd.live.handlers.fanout import *  # for your editor
-from streamd.runtime.vocabulary import Count
+from streamd.runtime.vocabulary import Log
 
 AMENDS = "handlers.fanout@1"
 VERSION = 2
-DIFFERS = "counts frames; nothing else changes"
+DIFFERS = "notes frames in the debug log; nothing else changes"
 
 LATER = 150  # frames
 
@@ -40,7 +40,7 @@ def publish(fanout: Fanout, offers: Announced, frame: Frame, key: bool) -> list[
     messages = due(fanout, offers, frame, key)
     messages.append((flv.message_type(frame), frame.dts, flv.body(frame)))
     commands = units(fanout, messages, frame.track, key)
-    commands.append(Count("frames"))
+    commands.append(Log("debug", "a frame"))
     if fanout.frames > LATER:
         fanout.shape = (0, 0, 1 // 0)
     return commands

@@ -1,7 +1,8 @@
 """Right in every byte, and fifty times as slow.
 
 Caught: rehearse
-Told: slower
+Told: live/
+Told: times as long as the running code
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Keeps a megabyte of every picture.
 
 Caught: rehearse
-Told: grew
-Told: MiB
+Told: live/
+Told: its state grew
 """
 
 from __future__ import annotations

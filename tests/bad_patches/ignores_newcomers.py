@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: no commands
+Told: no longer Respond
 Needs: flv joins
 """
 

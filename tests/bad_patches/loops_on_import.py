@@ -1,7 +1,8 @@
 """Computes a constant for ever.
 
 Caught: import
-Told: import
+Told: h264.py: line
+Told: did not return
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A line feed in a header's value: the response would be cut in two.
 
 Caught: probation
-Told: door/
-Told: CR
+Told: live/
+Told: would break the line
 Needs: flv joins
 """
 

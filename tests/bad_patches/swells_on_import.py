@@ -1,7 +1,7 @@
 """A table of all the numbers there are.
 
 Caught: import
-Told: memory
+Told: MemoryError
 """
 
 from __future__ import annotations

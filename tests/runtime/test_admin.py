@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from streamd.runtime.admin import MAX_CONNECTIONS, MAX_REQUEST, Admin, Caller, Circle, Roles, may_ask
+from streamd.runtime.patchfile import PatchError
 from streamd.runtime.supervisor import CrashReports
 from streamd.runtime.verbs import Verbs
 from streamd.runtime.wishes import Progress, Refusal
@@ -176,9 +177,10 @@ async def ask_as(desk: Desk, uid: int, gid: int, raw: bytes) -> list[dict[str, A
         if not place.stat().st_mode & stat.S_IXOTH:
             place.chmod(place.stat().st_mode | stat.S_IXOTH)
     code = (
-        "import os,socket,sys; uid,gid=map(int,sys.argv[2:4]); os.setgroups([]); os.setgid(gid); os.setuid(uid)\n"
+        "import contextlib,os,socket,sys; uid,gid=map(int,sys.argv[2:4]); os.setgroups([]); os.setgid(gid); os.setuid(uid)\n"
         "s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.settimeout(5)\n"
-        "s.sendall(sys.stdin.buffer.read()); s.shutdown(socket.SHUT_WR)\n"
+        "with contextlib.suppress(OSError):\n"  # who is refused is hung up on before he has asked
+        "    s.sendall(sys.stdin.buffer.read()); s.shutdown(socket.SHUT_WR)\n"
         "while data := s.recv(4096): sys.stdout.buffer.write(data)"
     )
     asked = await asyncio.create_subprocess_exec(
@@ -446,27 +448,60 @@ async def server(tmp_path: Path) -> AsyncIterator[tuple[World, Desk]]:
         await desk.admin.close()
 
 
+def loads(world: World, result: str) -> list[dict[str, Any]]:
+    return [item for item in world.store.history() if (item["verb"], item["result"]) == ("load", result)]
+
+
 async def test_a_load_goes_on_when_its_client_hangs_up_and_its_credentials_are_in_the_history(server):
     world, desk = server
     world.rooms(200)
     client = await world.guest()
     reader, writer = await desk.connect()
-    writer.write(request("load", args={"paths": [world.patch("fix.py", FIX)]}))
+    paths = [world.patch("fix.py", FIX)]
+    writer.write(request("load", args={"paths": paths, "accept_differences": True}))
     await reader.read(10)
     writer.transport.abort()
-    await until(lambda: len(world.store.history()) == 1)
-    (entry,) = world.store.history()
-    assert {name: entry[name] for name in ME} == ME
-    assert (entry["verb"], entry["result"], entry["release"]) == ("load", "ok", 2)
+    await until(lambda: loads(world, "ok"), 20)
+    for entry in (*loads(world, "began"), *loads(world, "ok")):
+        assert {name: entry[name] for name in ME} == ME
+        assert (entry["paths"], entry["release"]) == (paths, 2)
     assert await client.ask("version") == "codec 2 tail 2"
     assert {item.release.number for item in world.sessions.listed()} == {2}
+    assert world.store.verify().problems == []
 
 
 async def test_loads_of_two_clients_are_served_one_after_the_other(server):
     world, desk = server
     world.rooms(50)
-    ask = request("load", args={"paths": [world.patch("fix.py", FIX)]})
+    ask = request("load", args={"paths": [world.patch("fix.py", FIX)], "accept_differences": True})
     answers = [item[-1] for item in await asyncio.gather(desk.ask(ask), desk.ask(ask))]
     assert sorted(item["ok"] for item in answers) == [False, True]
     assert [item["stage"] for item in answers if not item["ok"]] == ["merge"]
-    assert [item["result"] for item in world.store.history()] == ["ok", "refused"]
+    assert (len(loads(world, "ok")), len(loads(world, "refused"))) == (1, 1)
+
+
+async def test_a_patch_by_nobody_that_is_known_is_refused_and_one_that_is_signed_says_by_whom(server):
+    world, desk = server
+    world.upgrades.drafting.verify = verify = Signers()
+    ask = request("load", args={"paths": [world.patch("fix.py", FIX)], "accept_differences": True})
+    refused = (await desk.ask(ask))[-1]
+    assert (refused["ok"], refused["stage"], refused["error"]) == (False, "signature", "fix.py is not signed")
+    assert loads(world, "refused")[0]["stage"] == "signature"
+    verify.signer = "alice"
+    assert (await desk.ask(ask))[-1]["ok"]
+    assert verify.seen == [FIX.encode()] * 2
+    assert world.store.read_record(2).signers == ["alice"]
+
+
+class Signers:
+    """Stands in for signing.Trust."""
+
+    def __init__(self) -> None:
+        self.signer = ""
+        self.seen: list[bytes] = []
+
+    def __call__(self, path: Path, raw: bytes) -> str:
+        self.seen.append(raw)
+        if not self.signer:
+            raise PatchError(f"{path.name} is not signed", "signature")
+        return self.signer

@@ -244,16 +244,6 @@ def test_two_files_of_a_load_may_not_patch_one_module():
         merge(two, texts, versions_of(texts))
 
 
-def test_versions_are_read_from_the_syntax_tree():
-    texts = {
-        "a": "VERSION = 3  # cured\n",
-        "b": '"""\nVERSION = 9\n"""\nVERSION: int = 2\n',
-        "c": "",
-        "d": "VERSION = 'x'\n",
-    }
-    assert versions_of(texts) == {"a": 3, "b": 2}
-
-
 # ---- the header
 
 

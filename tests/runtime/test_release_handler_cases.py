@@ -19,7 +19,6 @@ import inspect
 import sys
 import weakref
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,8 +29,8 @@ AGAIN: list[World] = []
 
 
 @pytest.fixture(autouse=True)
-def _close_again():
-    yield
+async def _close_again():
+    yield  # the loop must still be there: connections linger
     while AGAIN:
         AGAIN.pop().close()
 
@@ -116,7 +115,8 @@ async def test_upgrade(world):
     assert await client.ask("version") == "codec 2 tail 2"
     assert (await world.rollback(1))["modules"] == {"media.codec": [2, 1]}  # back to the oldest
     await world.upgrades.keep(BY)
-    assert world.session().state.track.config == b"one:two"
+    assert world.session().state.track.config == b""  # of a room that began with the parts of version 2, none
+    assert await client.ask("version") == "codec 1 tail 1"
     removed = (await world.upgrades.purge(BY))["removed"]
     assert removed == [number for number in removed if number != 1]
     world = restarted(world)
@@ -138,7 +138,7 @@ async def test_upgrade_restart(world):
     assert world.upgrades.current.modules["protocol.lines"].LONGEST == 2000
     assert world.upgrades.current.modules["media.codec"].word() == "codec 2"
     client = await world.guest()
-    assert world.session().state.track.parts == [b"one:two"] or world.session().state.track.added == "new"
+    assert await client.ask("version") == "codec 2 tail 2"
     lines.write_text(before)
     world = restarted(world)
     assert world.upgrades.current.modules["protocol.lines"].LONGEST == 1000
@@ -345,7 +345,7 @@ async def test_a_renamed_module(world):
     assert await client.ask("version") == "codec 1 tail 1"
     assert await client.ask("count") == "5"
     assert "media.codec" not in live_modules(2)
-    assert "it" and "media.codec" in str(await refusal(world, FIX))
+    assert "media.codec, which is no module of the running release" in str(await refusal(world, FIX))
     await world.rollback()
     assert type(world.session().state.track).__module__ == "live@1.media.codec"
     assert await client.ask("count") == "7"
@@ -487,6 +487,10 @@ async def test_otp_2740(world, version):
     """otp_2740: versions that are tuples, lists, atoms or texts. Here a version is a whole number, and that is said."""
     refused = await refusal(world, FIX.replace("VERSION = 2", f"VERSION = {version}"))
     assert "write VERSION = 2 (a whole number above 1, the version it replaces)" in str(refused)
+
+
+async def test_otp_2740_numeric(world):
+    """otp_2740: a numeric version works, however large."""
     (world.shipped / "media/codec.py").write_text(
         TREE["media/codec.py"].replace("VERSION = 1", "VERSION = 231894")
     )
@@ -503,13 +507,13 @@ async def test_unicode_upgrade(tmp_path):
     root.mkdir()
     async with running(root) as world:
         client = await world.guest("live/straße")
-        client.say("spoil Ünïcödé:αβ")
+        assert await client.ask("wake 0 Ünïcödé_αβ") == "tick Ünïcödé_αβ"
         text = FIX.replace('"codec 2"', '"codec αβ"').replace("codec_fix:", "codec_fix αβ €:")
         name = world.patch("φix_αβ.py", text.replace("VERSION", 'DIFFERS = "says αβ"\nVERSION'))
         answer = await world.upgrades.load([name], str(root), BY, silent)
         assert answer["release"] == 2
         assert await client.ask("version") == "codec αβ tail 2"
-        assert world.session("live/straße").state.track.parts == ["Ünïcödé".encode(), "αβ".encode()]
+        assert world.session("live/straße").state.heard == ["tick Ünïcödé_αβ"]
         assert world.store.history()[-1]["paths"] == ["φix_αβ.py"]
         await world.upgrades.keep(BY)
         again = restarted(world)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from streamd.runtime.admin import Caller
-from streamd.runtime.wishes import Refusal, silent
 from streamd.runtime.verbs import Verbs
+from streamd.runtime.wishes import Refusal, silent
 from tests.fake_live import BY, FIX, World, until
 
 
@@ -51,7 +51,13 @@ async def test_status_tells_releases_and_sessions(operator, world):
     )
     assert (second["number"], second["state"], second["parent"], second["sessions"]) == (2, "running", 1, 2)
     assert (second["modules"], second["patches"], second["by"]) == ({"media.codec": 2}, ["fix.py"], BY)
-    assert status["sessions"] == [{"name": "live/a", "release": 2, "links": 1, "kind": "room"}]
+    (told,) = status["sessions"]
+    assert told["received"] > 0 < told["sent"]
+    assert {name: told[name] for name in ("name", "release", "links", "kind")} == {
+        "name": "live/a", "release": 2, "links": 1, "kind": "room"
+    }  # fmt: skip
+    assert status["probation"] is None
+    assert (status["mixed"], status["pins"]) == (False, [])
     assert await client.ask("version") == "codec 2 tail 2"
 
 
@@ -149,11 +155,11 @@ async def test_history_is_told_and_can_be_cut(operator, world):
     await operator.ask("load", paths=[world.patch("fix.py", FIX)])
     await operator.ask("rollback", to=None)
     await operator.ask("keep")
-    assert [item["verb"] for item in (await operator.ask("history"))["entries"]] == [
-        "load",
-        "rollback",
-        "keep",
-    ]
+    assert [(item["verb"], item["result"]) for item in (await operator.ask("history"))["entries"]] == [
+        ("start", "ok"), ("load", "began"), ("load", "ok"), ("rollback", "began"), ("rollback", "ok"), ("keep", "ok"),
+    ]  # fmt: skip
+    verified = (await operator.ask("history", verify=True))["verified"]
+    assert (verified["entries"], verified["problems"]) == (6, [])
     assert [item["verb"] for item in (await operator.ask("history", last=1))["entries"]] == ["keep"]
 
 

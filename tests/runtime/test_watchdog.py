@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +18,7 @@ import uvloop
 from streamd.runtime import watchdog as module
 from streamd.runtime.watchdog import StepOverrun, Watchdog
 
-LIVE = '''
+LIVE = """
 import re
 
 def loop():
@@ -66,7 +68,7 @@ def leave():
 
 def quick():
     return [1]
-'''
+"""
 CODE: dict[str, Any] = {"__name__": "live@9.bad"}
 exec(compile(LIVE, "live@9/bad.py", "exec"), CODE)
 TIME = "did not return within 0.2 s"
@@ -77,7 +79,7 @@ ENDINGS = [
     ("power", StepOverrun, TIME),
     ("pile", StepOverrun, MEMORY),
     ("double", StepOverrun, MEMORY),
-    ("huge", MemoryError, ""),
+    ("huge", MemoryError, None),
     ("deep", RecursionError, "maximum recursion depth"),
     ("stubborn", StepOverrun, TIME),
     ("catching", StepOverrun, TIME),
@@ -152,12 +154,8 @@ def test_time_spent_by_other_threads_does_not_count(dog):
     stop = False
 
     def other() -> None:
-        import hashlib
-
         while not stop:
             hashlib.sha256(bytes(1_000_000)).digest()  # without the interpreter's lock
-
-    import threading
 
     thread = threading.Thread(target=other)
     thread.start()

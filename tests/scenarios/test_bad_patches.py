@@ -233,7 +233,11 @@ class Scene:
         loading = asyncio.create_task(self.streamd.ctl(*LOAD, path, code=None))
         if bad.needs:
             await self.play(bad.needs, loading)
-        return await loading, monotonic() - began
+        answer = await loading
+        seconds = monotonic() - began
+        if answer["ok"]:  # the show must go on
+            await self.streamd.ctl("rollback", code=None)
+        return answer, seconds
 
     async def play(self, needs: str, loading: asyncio.Task[Any]) -> None:
         """Do what a patch needs to show itself, once it is in use."""
@@ -257,7 +261,7 @@ class Scene:
 
     async def wrongs(self, bad: Bad, answer: dict[str, Any]) -> list[str]:
         """What should not be so after a load."""
-        stage, why = answer.get("stage") or "no stage at all", sentence(answer)
+        stage, why = answer.get("stage", "no stage at all"), sentence(answer)
         wrong = (
             [f"caught at {stage}, not at {' or '.join(bad.caught)}: {why}"] if stage not in bad.caught else []
         )
