@@ -381,7 +381,8 @@ def settle_trust(config: Config, wheres: Mapping[str, str]) -> None:
 
 def members(entries: Sequence[str], where: str) -> tuple[frozenset[int], frozenset[int]]:
     """The uids and the gids that "user:NAME", "group:NAME", "uid:N" and "gid:N" stand for. Raises ConfigError."""
-    uids, gids = set(), set()
+    uids: set[int] = set()
+    gids: set[int] = set()
     for entry in entries:
         kind, _, name = entry.partition(":")
         if kind in ("uid", "gid") and name.isascii() and name.isdigit() and int(name) < NOBODY:

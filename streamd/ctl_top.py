@@ -194,7 +194,7 @@ def view(sample: Sample, console: Console, lost: str = "") -> RenderableType:
     top = [Text(clean(line), style="red" if lost else "") for line in "\n".join(lines).splitlines()]
     releases = _releases(sample.status)
     body = rows(sample)
-    used = sum(len(line.wrap(console, width)) for line in top) + len(releases) + 4
+    used = sum(len(line.wrap(console, width)) for line in top) + len(releases) + 3
     room = max(height - used, 1)
     shown = body if len(body) <= room else body[: max(room - 1, 1)]
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="reverse", expand=True)

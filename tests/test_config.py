@@ -53,7 +53,10 @@ def test_whole_numbers_are_good_for_seconds_and_left_out_keys_keep_their_default
 
 def test_who_may_do_what_is_uids_and_gids():
     assert members((), "here") == (frozenset(), frozenset())
-    assert members(("user:root", "uid:7", "group:root", "gid:8", "uid:7"), "here") == ({0, 7}, {0, 8})
+    assert members(("user:root", "uid:7", "group:root", "gid:8", "uid:7"), "here") == (
+        frozenset({0, 7}),
+        frozenset({0, 8}),
+    )
 
 
 def test_what_live_code_is_told_is_a_plain_dict():

@@ -27,7 +27,7 @@ FAILED = -2  # the step crashed and has done nothing
 SHARED = frozenset((Joined, Request, Restarted))  # events with something in them that a step could change
 ENTRY_BYTES = 256  # what an event takes beside its payload
 TOLD = 64  # events that reports and `trace` show: about two seconds of a publisher's reads
-SPELL = 65_536  # bytes after which a journal is looked at, for all of them have a bound together
+SPELL = 32_768  # bytes after which a journal is looked at, for all of them have a bound together
 
 
 class Checkpoint(NamedTuple):

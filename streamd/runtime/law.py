@@ -77,7 +77,7 @@ def _broken(module: str, tree: ast.Module, known: frozenset[str]) -> Iterator[tu
     """(place, sentence) of everything in a module that breaks the law."""
     yield from _mutable_values(tree)
     top = {id(node) for node in tree.body}
-    own = _all_bound(tree)
+    own = all_bound(tree)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         match node:
@@ -357,7 +357,7 @@ def _names_bound_by(node: ast.AST) -> list[str]:
             return []
 
 
-def _all_bound(tree: ast.Module) -> frozenset[str]:
+def all_bound(tree: ast.Module) -> frozenset[str]:
     """Every name that a module binds anywhere, arguments included."""
     nodes = list(ast.walk(tree))
     return frozenset(name for node in nodes for name in _names_bound_by(node)) | {

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamd.runtime import source
-from streamd.runtime.law import KERNEL, check_live_source
+from streamd.runtime.law import KERNEL, all_bound, check_live_source
 from streamd.runtime.source import (
     PACKAGE,
     PatchError,
@@ -420,8 +420,12 @@ def _amended(patch: Patch, base: str, gone: frozenset[str]) -> str:
         if dropped := _of_gone(node, gone):
             lost |= dropped
             left = [item for item in node.names if (item.asname or item.name) not in dropped]
-            node_text = f"{ast.unparse(ast.ImportFrom(node.module, left, 0))}\n" if left else ""  # type: ignore[union-attr]
-            edits[spans[id(node)][0]] = spans[id(node)][1], node_text
+            first, after = spans[id(node)]
+            if left:  # what is said above it still holds
+                kept = ast.ImportFrom(node.module, left, 0)  # type: ignore[union-attr]
+                edits[node.lineno - 1] = after, f"{ast.unparse(kept)}\n"
+            else:
+                edits[first] = after, ""
     fresh = ""
     fresh_imports = {True: "", False: ""}  # of streamd, of the standard library
     patch_spans = _spans(patch.path, patch.text, patch.tree.body, patch_lines)
@@ -473,17 +477,10 @@ def _check_lost(patch: Patch, merged: str, lost: Mapping[str, str]) -> None:
     if not lost:
         return
     where = f"{patch.module} with {patch}"
-    nodes = list(ast.walk(source.parse(where, merged)))
-    again = {
-        item.asname or item.name
-        for node in nodes
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for item in node.names
-    }
-    for node in nodes:
-        if isinstance(node, ast.Name) and node.id in lost and node.id not in again:
-            if isinstance(node.ctx, ast.Store):
-                return  # a name of its own by now
+    tree = source.parse(where, merged)
+    own = all_bound(tree)  # a parameter of that name is no use of the module
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in lost and node.id not in own:
             raise error_at(
                 where, merged, node, f"still uses {node.id} of {lost[node.id]}, which goes", "merge"
             )

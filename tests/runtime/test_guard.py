@@ -415,10 +415,10 @@ async def test_a_guest_that_waits_while_the_code_changes_is_converted(world):
     target.suspend()
     client.say("go live/0")
     await until(lambda: len(target.mailbox) == 1)
-    assert target.mailbox[0].guest.since == 5  # type: ignore[union-attr]
+    assert target.mailbox[0].guest.since == 5
     assert target.guard is not None
     target.change_code(trial.old, target.guard.state, lower(target.guard.state))
-    assert not hasattr(target.mailbox[0].guest, "since")  # type: ignore[union-attr]
+    assert not hasattr(target.mailbox[0].guest, "since")
     target.resume()
     assert await client.hear() == "welcome to live/0"
 

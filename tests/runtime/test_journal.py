@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,8 +24,12 @@ def point(text: str) -> Checkpoint:
     return Checkpoint(None, text)  # type: ignore[arg-type]
 
 
-def data(number: int, size: int = 10) -> Data:
+def data(number: int, size: int = 10) -> Any:
     return Data(number, 1, bytes(size))
+
+
+def entry(number: int, commands: int) -> Entry:
+    return Entry(data(number), commands, None)  # type: ignore[arg-type]
 
 
 def same(lowered: Any, _source: Release, _target: Release) -> Any:
@@ -38,15 +42,15 @@ def same(lowered: Any, _source: Release, _target: Release) -> Any:
 def test_two_checkpoints_and_the_events_since_the_older_one():
     journal = Journal(point("a"))
     journal.note(data(1), 2)
-    assert journal.recent() == (point("a"), [Entry(data(1), 2, None)])
+    assert journal.recent() == (point("a"), [entry(1, 2)])
     journal.roll(point("b"))
     assert not journal.changed
     journal.note(data(2), BLAMED)
     assert journal.changed
-    assert journal.since() == (point("b"), [Entry(data(2), BLAMED, None)])
-    assert journal.recent() == (point("a"), [Entry(data(1), 2, None), Entry(data(2), BLAMED, None)])
+    assert journal.since() == (point("b"), [entry(2, BLAMED)])
+    assert journal.recent() == (point("a"), [entry(1, 2), entry(2, BLAMED)])
     journal.roll(point("c"))
-    assert journal.recent() == (point("b"), [Entry(data(2), BLAMED, None)])
+    assert journal.recent() == (point("b"), [entry(2, BLAMED)])
     assert journal.since() == (point("c"), [])
 
 
@@ -103,7 +107,7 @@ def test_without_a_checkpoint_only_outlines_are_kept():
     assert [item["at"] for item in journal.told()] == list(range(36, 100))
     journal.roll(point("a"))
     journal.note(data(100), 1)
-    assert journal.since() == (point("a"), [Entry(data(100), 1, None)])
+    assert journal.since() == (point("a"), [entry(100, 1)])
     assert journal.recent() == journal.since()
 
 
@@ -121,25 +125,26 @@ def test_what_is_too_much_is_let_go_and_the_checkpoint_stays():
 
 def test_a_kept_event_is_of_no_release_and_not_shared(release):
     guest = release.modules["handlers.door"].Guest(1, release.modules["protocol.lines"].Reader())
-    kept = keep(Joined(5, 1, guest, "peer"))
+    kept: Any = keep(Joined(5, 1, guest, "peer"))
     guest.reader.rest += b"later"
     assert kept.guest == {
         "@": "handlers.door:Guest",
         "link": 1,
         "reader": {"@": "protocol.lines:Reader", "rest": b""},
     }
-    first, second = (revive(kept, release, release, same) for _ in range(2))
+    first, second = (cast(Joined, revive(kept, release, release, same)) for _ in range(2))
     assert type(first.guest) is type(guest)
     assert first.guest.reader is not second.guest.reader
     headers = {"a": "b"}
     request = Request(1, 1, "GET", "/", "", headers, "peer", "1.1")
     headers["c"] = "d"
     kept = keep(request)
+    assert type(kept) is Request
     headers.clear()
     assert kept.headers == {"a": "b", "c": "d"}
-    assert revive(kept, release, release, same).headers is not kept.headers
+    assert cast(Request, revive(kept, release, release, same)).headers is not kept.headers
     links = [1, 2]
-    assert keep(Restarted(1, links)).links is not links
+    assert cast(Restarted, keep(Restarted(1, links))).links is not links
     assert keep(data(1)) == data(1)
     none = keep(Joined(5, 1, None, "peer"))
     assert revive(none, release, release, same) == none
@@ -154,7 +159,7 @@ def test_a_replay_brings_the_state_back_and_edits_nothing_of_its_source(release)
     state = release.begin("live/a", {}, 0)
     before = lower(state)
     guest = release.modules["handlers.door"].Guest(1, release.modules["protocol.lines"].Reader())
-    events = [
+    events: list[Any] = [
         Joined(1, 1, guest, "peer"),
         Data(2, 1, b"cou"),
         Data(3, 1, b"nt\nspoil a b\n"),

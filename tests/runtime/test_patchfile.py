@@ -425,6 +425,20 @@ def test_a_module_goes_and_its_importers_lose_the_import_with_the_same_load():
     assert merged["media.flv"] == TREE["media.flv"]
 
 
+def test_an_import_that_loses_a_name_keeps_its_comment_and_a_parameter_of_that_name_is_no_use():
+    room = TREE["handlers.room"].replace(
+        "from streamd.live.media import", "# what is heard\nfrom streamd.live.media import", 1
+    )
+    tree = {
+        **TREE,
+        "handlers.room": room.replace("def other():\n    return 1", "def other(box):\n    return box.size"),
+    }
+    assert (
+        "# what is heard\nfrom streamd.live.media import flv\n"
+        in load(GONE, ROOM_WITHOUT, tree=tree)["handlers.room"]
+    )
+
+
 def test_a_module_lives_on_under_another_name():
     merged = load(CRATE, ROOM_WITH_CRATE)
     assert merged.keys() == TREE.keys() - {"media.box"} | {"media.crate"}

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+from streamd.runtime.journal import ENTRY_BYTES, SPELL
 from streamd.runtime.net import now_ms
 from streamd.runtime.session import Sessions
+from streamd.runtime.state import lower
 from streamd.runtime.vocabulary import (
     Close,
+    Congested,
+    Count,
     Data,
     Join,
     Leave,
@@ -22,6 +26,7 @@ from streamd.runtime.vocabulary import (
     Send,
     Tick,
 )
+from streamd.runtime.watchdog import StepBounds
 from tests.fake_live import FIX, World, amend, running, until
 
 
@@ -303,3 +308,249 @@ async def test_data_for_a_session_is_never_more_than_64_kib(world):
     assert sizes
     assert max(sizes) <= 65_536
     assert isinstance(world.sessions, Sessions)
+
+
+# ---- the state before the event
+
+
+def breaking(world: World, what: str) -> None:
+    """From now on a line "spoil" breaks the release that runs, after half of it has been done."""
+    room: Any = world.upgrades.current.modules["handlers.room"]
+    former = room.answer
+
+    def answer(state: Any, link: int, verb: str, rest: str) -> Any:
+        if verb != "spoil":
+            return former(state, link, verb, rest)
+        state.heard.append("half")
+        state.guests.clear()
+        scope = {**vars(room), "room": state, "__name__": "live@1.broken"}
+        exec(f"def answer(link):\n    {what}", scope)
+        return scope["answer"](link)
+
+    room.answer = answer
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("1 // 0", "ZeroDivisionError: integer division or modulo by zero"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt: "),
+        ("raise GeneratorExit", "GeneratorExit: "),
+        ("return answer(link)", "RecursionError: maximum recursion depth exceeded"),
+        ("return b'x' * 10 ** 11", "MemoryError: "),
+        ("while True: pass", "StepOverrun: did not return within 0.1 s"),
+        ("return [Send(link, None)]", "BadCommand: Send carries NoneType, not bytes"),
+    ],
+)
+async def test_whatever_live_code_raises_the_state_is_that_before_the_event(world, what, reason):
+    world.sessions.watchdog.limit(0.1)
+    world.sessions.watchdog.start()
+    try:
+        culprit, other = await world.guest(), await world.guest()
+        assert await other.ask("count") == "2"
+        list(world.sessions._checkpoints())
+        assert await other.ask("count") == "4"
+        assert await culprit.ask("peer it lies") == ""
+        breaking(world, what)
+        spoiler = await world.guest()
+        assert await spoiler.ask("spoil") == ""
+        assert await other.ask("count") == "7"
+    finally:
+        world.sessions.watchdog.stop()
+    state = world.session().state
+    assert list(state.guests) == [2]
+    assert state.heard == [
+        "1 left: it lies",
+        "3 left: the server failed to handle this connection; see its log",
+    ]
+    (report,) = world.reports.directory.iterdir()
+    told = json.loads(report.read_text())
+    assert told["reason"] == reason
+    assert told["state"]["track"]["frames"] == 5
+    assert told["last_events"][-1]["kind"] == "Data"
+
+
+async def test_state_that_cannot_be_replayed_is_that_of_the_last_checkpoint(world):
+    steady, culprit = await world.guest(), await world.guest()
+    assert await steady.ask("count") == "2"
+    list(world.sessions._checkpoints())
+    assert await steady.ask("count") == "4"
+    world.session().journal.answers[-1] = 7  # as if the first time something else had come of it
+    assert await culprit.ask("crash") == ""
+    assert await steady.hear() == "restarted"
+    assert await steady.ask("count") == "4"
+
+
+async def test_state_that_is_not_plain_goes_back_to_the_last_checkpoint_by_replay(world):
+    steady, culprit = await world.guest(), await world.guest()
+    world.session().state.heard = {1, 2}
+    list(world.sessions._checkpoints())
+    assert await culprit.ask("crash") == ""
+    assert await steady.ask("count") == "2"
+    assert world.session().state.heard == ["2 left: the server failed to handle this connection; see its log"]
+
+
+async def test_a_tick_whose_step_crashes_rings_again_after_a_while(tmp_path):
+    async with running(tmp_path, intensity=(5, 0.05)) as world:
+        client = await world.guest()
+        room: Any = world.upgrades.current.modules["handlers.room"]
+        room.Tick = None  # a pattern that is no class: TypeError
+        client.say("wake 1 beat")
+        await until(lambda: world.reports.count == 1)
+        room.Tick = Tick
+        assert await client.hear() == "tick beat"
+        assert world.reports.count == 1
+
+
+async def test_a_command_that_fails_is_left_out_and_the_rest_is_carried_out(world):
+    client, other = await world.guest(), await world.guest()
+    session = world.session()
+
+    def broken(*_: Any) -> Any:
+        raise OSError("no")
+
+    world.sessions._carry[Count] = broken
+    session.home.carry_out(session, Data(0, 1, b""), [Count("x"), Send(2, b"after\n")])
+    assert await other.hear() == "after"
+    assert await client.hear() == ""
+    assert world.reports.count == 1
+
+
+async def test_two_sessions_never_share_a_guest(world):
+    client = await world.guest()
+    session = world.session()
+    before = session.state.guests[1]
+    assert await client.ask("go live/b") == "welcome to live/b"
+    after = world.session("live/b").state.guests[1]
+    assert after is not before
+    assert after.reader is not before.reader
+
+
+# ---- the journal's bounds
+
+
+async def test_a_journal_past_its_bytes_makes_a_checkpoint_at_once(world):
+    world.sessions.bounds = StepBounds(journal_bytes=400_000)
+    (room,) = world.rooms(1)
+    most = 0
+    for number in range(2000):
+        room.deliver(Tick(number, "x"))
+        most = max(most, room.journal.size)
+    assert most <= 400_000 + ENTRY_BYTES  # of the event that it was noticed at
+    assert room.journal.recent()[0].lowered["heard"]
+    assert room.journal.since()[0].lowered["heard"] == room.state.heard[: -len(room.journal.since()[1])]
+
+
+async def test_past_the_bytes_of_all_journals_only_small_ones_are_left_alone(world):
+    world.sessions.bounds = StepBounds(journal_total=100_000)
+    busy, quiet = world.rooms(2)
+    quiet.deliver(Tick(0, "x"))
+    for number in range(1000):
+        world.sessions._journalled = (0.0, 0)
+        busy.deliver(Tick(number, "x"))
+        assert busy.journal.size <= 100_000 + 2 * (SPELL + ENTRY_BYTES)
+    assert quiet.journal.since()[1]
+
+
+async def test_a_journal_that_is_full_with_state_that_is_not_plain_lets_go(world):
+    world.sessions.bounds = StepBounds(journal_bytes=200_000)
+    (room,) = world.rooms(1)
+    room.state.more = {1}
+    for number in range(1000):
+        room.deliver(Tick(number, "x"))
+    assert not room.journal.whole
+    assert room.journal.size == 0
+    room.state.more = []
+    list(world.sessions._checkpoints())
+    assert room.journal.whole
+
+
+# ---- taps, health, and a change of code at a key unit
+
+
+async def test_a_tap_gets_every_event_in_kept_form(world):
+    seen: list[Any] = []
+    world.sessions.taps.append(lambda session, event, answer: seen.append((session.name, event, answer)))
+    client = await world.guest()
+    assert await client.ask("count") == "2"
+    assert await client.ask("peer no") == ""
+    assert [(name, type(event).__name__, answer) for name, event, answer in seen] == [
+        ("door/1", "Opened", 1),
+        ("door/1", "Data", 1),
+        ("live/a", "Joined", 1),
+        ("live/a", "Data", 1),
+        ("live/a", "Data", -1),
+        ("live/a", "Closed", 0),
+    ]
+    assert seen[2][1].guest["@"] == "handlers.door:Guest"
+
+
+async def test_what_goes_wrong_is_counted_by_session(world):
+    client, other = await world.guest(), await world.guest()
+    session = world.session()
+    client.say("log late", "log late")
+    assert await client.ask("version") == "codec 1 tail 1"
+    session.deliver(Congested(now_ms(), 1, "all"))
+    assert await other.ask("peer no") == ""
+    assert session.health.totals == {
+        "warnings in the log": 2,
+        "late": 2,
+        "congested viewers": 1,
+        "peer errors": 1,
+    }
+    stranger = await world.connect()
+    assert await stranger.ask("x" * 3000) == ""
+    assert world.sessions.door_health.totals == {"peer errors": 1}
+
+
+async def test_code_changes_right_before_what_makes_a_key_unit(world):
+    client = await world.guest()
+    client.say("ring 1000 5000 5000", "enter next")
+    assert await client.hear() == "head"
+    session = world.session()
+    seen: list[Any] = []
+
+    def change() -> None:
+        seen.append(lower(session.state))
+        session.change_code(session.release, session.state, lower(session.state))
+
+    session.at_key = change
+    client.say("say one")
+    assert await client.hear() == "one"
+    frames = session.state.track.frames
+    assert not seen
+    client.say("key two")
+    assert await client.hear() == "two"
+    client.say("key three")
+    assert await client.hear() == "three"
+    assert [item["track"]["frames"] for item in seen] == [frames]
+    assert session.state.track.frames == frames + 2
+    assert session.groups["all"].end == 3
+
+
+async def test_code_changes_after_a_key_unit_where_the_state_before_it_is_not_to_be_had(world):
+    client = await world.guest()
+    client.say("ring 1000 5000 5000", "enter next")
+    assert await client.hear() == "head"
+    session = world.session()
+    session.journal.lose()
+    seen: list[int] = []
+    session.at_key = lambda: seen.append(session.groups["all"].end)
+    client.say("key one")
+    assert await client.hear() == "one"
+    assert seen == [1]
+
+
+async def test_a_session_that_is_suspended_at_a_key_unit_gets_the_event_first_when_it_resumes(world):
+    client = await world.guest()
+    client.say("ring 1000 5000 5000", "enter next")
+    assert await client.hear() == "head"
+    session = world.session()
+    session.at_key = session.suspend
+    client.say("key one")
+    await until(lambda: session.suspended)
+    session.deliver(Tick(0, "x"))
+    assert [type(event) for event in session.mailbox] == [Data, Tick]
+    session.resume()
+    assert [await client.hear() for _ in range(2)] == ["tick x", "one"]

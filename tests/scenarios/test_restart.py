@@ -55,22 +55,22 @@ async def test_a_restart_boots_the_release_that_was_kept_last():
     async with running(publisher_grace=0) as streamd:
         assert await runs(streamd) == SHIPPED
         assert await title(streamd) == "\x80"
-        await streamd.ctl("load", "euro_fix.py")
+        await streamd.ctl("load", "--probation", "0", "euro_fix.py")
         assert await title(streamd) == "€"
 
         # loaded and not kept: as if it had never been, after a crash as well
         await restart(streamd)
         assert await runs(streamd) == SHIPPED
         assert await title(streamd) == "\x80"
-        await streamd.ctl("load", "euro_fix.py")
+        await streamd.ctl("load", "--probation", "0", "euro_fix.py")
         await streamd.kill()
         await streamd.start()
         assert await runs(streamd) == SHIPPED
 
         # kept
-        await streamd.ctl("load", "euro_fix.py")
+        await streamd.ctl("load", "--probation", "0", "euro_fix.py")
         kept = await streamd.ctl("keep")
-        await streamd.ctl("load", "codec_fix.py")
+        await streamd.ctl("load", "--probation", "0", "codec_fix.py")
         assert await runs(streamd) == BOTH
         await restart(streamd)
         status = await streamd.status()
@@ -89,7 +89,8 @@ async def test_a_restart_boots_the_release_that_was_kept_last():
 async def test_an_upgraded_package_takes_the_kept_patches_that_fit_and_names_the_others(tmp_path):
     shutil.copytree(ROOT / "streamd", tmp_path / "streamd", ignore=shutil.ignore_patterns("__pycache__"))
     async with running(package=tmp_path, publisher_grace=0) as streamd:
-        await streamd.ctl("load", "codec_fix.py", "euro_fix.py")
+        await streamd.ctl("load", "--probation", "0", "codec_fix.py")
+        await streamd.ctl("load", "--probation", "0", "euro_fix.py")
         await streamd.ctl("keep")
         assert await streamd.stop() == 0
 
