@@ -68,7 +68,7 @@ def asked(verb: str, args: dict[str, Any]) -> tuple[Answer, int]:
 
 def finish(answer: Answer, code: int, show: Callable[[Answer], None] | None = None) -> NoReturn:
     """Print and exit. `show` prints an answer that is more than its `text`."""
-    if click.get_current_context().ensure_object(Options).json:
+    if wants_json():
         click.echo(ctl_show.as_json(answer))
     elif code == OK and show:
         show(answer)
@@ -106,9 +106,13 @@ def only_said(args: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def wants_json() -> bool:
+    return click.get_current_context().ensure_object(Options).json
+
+
 def somebody_reads() -> bool:
     """True where an answer goes to a person: details, and a question, are welcome."""
-    return not click.get_current_context().ensure_object(Options).json and sys.stdout.isatty()
+    return not wants_json() and sys.stdout.isatty()
 
 
 # ---- completion from the running server ------------------------------------------------------------------
@@ -534,21 +538,27 @@ def diff(numbers: tuple[int, ...]) -> None:
     "--last", type=click.IntRange(1), default=20, show_default=True, metavar="N", help="How many lines."
 )
 @click.option("--verify", is_flag=True, help="See whether an entry was changed or taken away; exit 1 if so.")
-def history(last: int, verify: bool) -> None:
+@click.option(
+    "--head", metavar="SHA256", help="What --verify said before: the history must go on from there."
+)
+def history(last: int, verify: bool, head: str | None) -> None:
     """Who loaded, rolled back and kept what, and when."""
-    answer, code = asked("history", only_said({"last": last, "verify": verify}))
-    if (answer.get("verified") or {}).get("problems"):
-        code = REFUSED
-        if not click.get_current_context().ensure_object(Options).json:
-            ctl_show.history(answer)
-            sys.exit(code)
+    verify = verify or head is not None
+    answer, code = asked("history", only_said({"last": last, "verify": verify, "head": head}))
+    if code == REFUSED and answer.get("entries") and not wants_json():
+        ctl_show.history(answer)
     finish(answer, code, ctl_show.history)
 
 
 @cli.command()
 @options
 @click.option(
-    "--every", type=seconds, default=1.0, show_default="1s", metavar="TIME", help="Between two samples."
+    "--every",
+    type=seconds,
+    default=1.0,
+    show_default="1s",
+    metavar="TIME",
+    help="Between two samples.",
 )
 def top(every: float) -> None:
     """Sessions, rates, releases and a probation, live. q or Ctrl-C ends; without a terminal, one sample."""

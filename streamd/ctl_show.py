@@ -222,17 +222,10 @@ def history(answer: Answer) -> None:
         for e in answer.get("entries") or ()
     ]
     told_table(heads, rows, folded=heads.index("PATHS"))
-    if verified := answer.get("verified"):
-        click.echo(clean(verdict(verified)))
-
-
-def verdict(verified: Answer) -> str:
-    """Whether the history is what was written, entry for entry."""
-    entries, problems = counted(verified.get("entries"), "entry", "entries"), verified.get("problems") or ()
-    head = str(verified.get("head") or "")[:12]
-    if not problems:
-        return f"Verified: {entries}, each chained to the one before; the last is {head}."
-    return "\n".join([f"The history is not what was written ({entries} read):", *map(str, problems)])
+    for problem in (answer.get("verified") or {}).get("problems") or ():
+        click.echo(clean(str(problem)))
+    if answer.get("ok") and answer.get("text"):
+        click.echo(clean(str(answer["text"])))
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------

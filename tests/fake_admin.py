@@ -173,6 +173,17 @@ DIFFERENT: dict[str, Any] = {
     "Nothing was changed",
     "report": REPORT,
 }
+PROMOTED: dict[str, Any] = {
+    "ok": True,
+    "release": 2,
+    "modules": {"media.h264": 2},
+    "files": {"streamd/live/media/h264.py": "VERSION = 2\n", "streamd/live/media/old.py": None},
+    "shipped": {
+        "streamd/live/media/h264.py": sha256(b"VERSION = 1\n").hexdigest(),
+        "streamd/live/media/old.py": sha256(b"OLD = 1\n").hexdigest(),
+    },
+    "text": "release 2 differs from the package in 2 files",
+}
 CARET: dict[str, Any] = {
     "ok": False,
     "stage": "merge",
@@ -279,19 +290,7 @@ ANSWERS: dict[str, list[Any] | Callable[[dict[str, Any]], list[Any]]] = {
     ],
     "pin": [{"ok": True, "name": "live/show", "release": 2, "text": "live/show stays on release 2."}],
     "unpin": [{"ok": True, "name": "live/show", "release": 2, "text": "live/show is on release 2."}],
-    "promote": [
-        {
-            "ok": True,
-            "release": 2,
-            "modules": {"media.h264": 2},
-            "files": {"streamd/live/media/h264.py": "VERSION = 2\n", "streamd/live/media/old.py": None},
-            "shipped": {
-                "streamd/live/media/h264.py": sha256(b"VERSION = 1\n").hexdigest(),
-                "streamd/live/media/old.py": sha256(b"OLD = 1\n").hexdigest(),
-            },
-            "text": "release 2 differs from the package in 2 files",
-        }
-    ],
+    "promote": [PROMOTED],
     "rollback": [{"ok": True, "release": 1, "text": "release 1 running."}],
     "keep": [{"ok": True, "text": "release 2 is what a restart boots."}],
     "trace": [

@@ -301,26 +301,19 @@ def test_a_trace_shows_the_clock(server, typed, two_hours_east):
 
 
 def test_a_verified_history_says_so_and_a_broken_one_exits_with_1(server, typed):
-    verified = {"entries": 42, "problems": [], "head": "ab" * 32}
-    server.answers["history"] = [{**HISTORY, "verified": verified}]
+    sound = {"entries": 42, "problems": [], "head": "ab" * 32}
+    server.answers["history"] = [{**HISTORY, "verified": sound, "text": "42 entries, each chained."}]
     result = typed("history", "--verify")
-    assert result.exit_code == 0
-    assert result.stdout.endswith(
-        "Verified: 42 entries, each chained to the one before; the last is abababababab.\n"
-    )
-    problems = ["line 3 does not follow from line 2"]
-    broken = {
-        "ok": False,
-        "stage": "history",
-        "error": problems[0],
-        "verified": {**verified, "problems": problems},
-    }
-    for answer in ({**HISTORY, "verified": broken["verified"]}, {**HISTORY, **broken}):
-        server.answers["history"] = [answer]
-        result = typed("history", "--verify")
-        assert result.exit_code == 1
-        assert "codec_fix.py" in result.stdout
-        assert "The history is not what was written (42 entries read):\nline 3 does not" in result.stdout
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "42 entries, each chained.")
+    problems = ["line 3 does not follow from line 2", "line 7 is missing"]
+    broken = {"ok": False, "stage": "history", "error": "it is not as it was written."}
+    server.answers["history"] = [{**HISTORY, **broken, "verified": {**sound, "problems": problems}}]
+    result = typed("history", "--head", "cd" * 32)
+    assert server.requests.pop()["args"] == {"last": 20, "verify": True, "head": "cd" * 32}
+    assert result.exit_code == 1
+    assert "codec_fix.py" in result.stdout
+    assert result.stdout.splitlines()[-2:] == problems
+    assert result.stderr == "Refused at history: it is not as it was written.\n"
 
 
 def test_a_source_line_with_its_caret_is_printed_as_it_comes(typed):

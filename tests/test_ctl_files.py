@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamd import ctl
-from tests.fake_admin import ANSWERS, FakeAdmin
+from tests.fake_admin import PROMOTED, FakeAdmin
 
 H264 = "streamd/live/media/h264.py"
 OLD = "streamd/live/media/old.py"
@@ -84,7 +84,7 @@ def test_what_somebody_has_edited_is_not_written_over_and_then_nothing_is(typed,
 
 
 def test_a_server_that_does_not_say_what_was_shipped_overwrites_nothing(server, typed, clone):
-    answer = {key: value for key, value in ANSWERS["promote"][0].items() if key != "shipped"}
+    answer = {key: value for key, value in PROMOTED.items() if key != "shipped"}
     server.answers["promote"] = [answer]
     before = files_of(clone)
     assert typed("promote", clone).exit_code == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -69,7 +71,7 @@ def test_on_a_terminal_sessions_with_nothing_to_say_fill_a_screen_and_no_more(mo
     found["sessions"][70] |= {"ok": False, "why": "KeyError"}
     ctl_report.report(found)
     assert len(capsys.readouterr().out.splitlines()) > 100
-    monkeypatch.setattr(ctl_report.sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     ctl_report.report(found)
     lines = capsys.readouterr().out.splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_the_stage_that_failed_is_marked(clock, out, stage, last):
 
 
 def test_a_line_is_never_wider_than_the_terminal(monkeypatch, out):
-    monkeypatch.setattr(ctl_stages.os, "get_terminal_size", lambda fd: ctl_stages.os.terminal_size((24, 10)))
+    monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((24, 10)))
     monkeypatch.setattr(out, "fileno", lambda: 1)
     view = Stages(out)
     view({"progress": "merge", "done": 1, "of": 1, "text": "\x1b[31m" + "x" * 100})

@@ -219,21 +219,19 @@ def upgrade_streamd(story: str, count: int, _target: Path | None) -> Seen:
         fix = (measure.ROOT / "patches" / "codec_fix.py").read_text()
         (patches / "codec_fix.py").write_text(narrow(fix) if story == "failing" else fix)
         (patches / "busy.py").write_text(BUSY_PATCH)
-        command = [sys.executable, "-m", "scripts.bench.serve", place / "state", patches]
+        command: list[str | Path] = [sys.executable, "-m", "scripts.bench.serve", place / "state", patches]
         with running("streamd", command, measure.ANY) as server:
             ports = json.loads(server.hear())
             said = [
-                sys.executable,
-                "-m",
                 "scripts.bench.publishers",
                 ports["rtmp"],
                 count,
                 live,
                 600,
                 "bench",
+                int(story == "failing"),
             ]
-            said.append(int(story == "failing"))
-            with running("publishers", [str(item) for item in said], -1) as publishers:
+            with running("publishers", [sys.executable, "-m", *map(str, said)], -1) as publishers:
                 publishers.hear(PATIENCE)
                 told(server, f"settled {count}")
                 with asking(["websocket", ports["http"], count, live, ports["rtmp"], 0]) as clients:
@@ -250,7 +248,8 @@ def streamd_seen(story: str, server: Process, clients: Process, patches: Path) -
         answer = told(
             server, f"load {patches / 'codec_fix.py'} " + json.dumps({"probation": PROBATION, "wait": True})
         )
-        return answer.get("total_ms", (time.monotonic() - began) * 1000), answer
+        moved = answer["stages"].get("probation", (time.monotonic() - began) * 1000)
+        return moved, answer
 
     seen, (took, answer) = during(clients, story, load)
     after = look(clients, lambda: time.sleep(0.1))
@@ -315,7 +314,8 @@ def during(
 
 
 def lost_of(seen: dict[str, Any], after: dict[str, Any]) -> int:
-    return max(seen["lost"] + after["lost"], seen["silent"], after["silent"])
+    lost: int = seen["lost"] + after["lost"]
+    return lost
 
 
 def row(story: str, name: str, rounds: list[Seen]) -> list[str]:

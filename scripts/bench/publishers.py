@@ -72,7 +72,7 @@ def publish(socks: list[socket.socket], seconds: int) -> None:
             heapq.heappop(due)
 
 
-def main(port: int, count: int, live: int, seconds: int, name: str = "bench", odd: int = 0) -> None:
+def main(port: int, count: int, live: int, seconds: int, name: str, odd: int) -> None:
     measure.raise_descriptor_limit()
     active = begin(port, live, name, b"")
     start = b"".join(broadcast.chunks(broadcast.until(OPENING)))
@@ -86,5 +86,7 @@ def main(port: int, count: int, live: int, seconds: int, name: str = "bench", od
 
 
 if __name__ == "__main__":
+    name = sys.argv[5] if len(sys.argv) > 5 else "bench"
+    odd = int(sys.argv[6]) if len(sys.argv) > 6 else 0
     port, count, live, seconds = map(int, sys.argv[1:5])
-    main(port, count, live, seconds, *sys.argv[5:6], *map(int, sys.argv[6:]))
+    main(port, count, live, seconds, name, odd)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from streamd.runtime.state import is_record
@@ -210,6 +210,37 @@ def difference(old: list[Any], new: list[Any], same_guest: Callable[[Any, Any], 
             place, "count", f"{len(old)} commands have become {len(new)}: {word} {_short(longer[place])}"
         )
     return None
+
+
+def losses(old: list[Any], new: list[Any]) -> str:
+    """What somebody loses by the new answer, as a sentence: a link that only it closes or takes out of its group, one
+    that it does not answer, let in or hand over, a group that it sends nothing to any more. "" if nothing is lost."""
+    before, after = set(map(_target, old)), set(map(_target, new))
+    for kind, name in map(_target, new):
+        if kind in ENDINGS and (kind, name) not in before:
+            return f"{ENDINGS[kind].format(name)}, which the running code does not"
+    for kind, name in map(_target, old):
+        if kind in GIFTS and (kind, name) not in after:
+            return f"{GIFTS[kind].format(name)}, which the running code does"
+    return ""
+
+
+ENDINGS: Mapping[type, str] = {
+    Close: "it closes link {}",
+    Leave: "it takes link {} out of its group",
+    End: "it ends the session",
+}
+GIFTS: Mapping[type, str] = {
+    Send: "it sends nothing to link {}",
+    SendAll: "it sends nothing to group {!r}",
+    Join: "it does not let link {} join",
+    Respond: "it does not answer link {}",
+    Move: "it does not hand link {} over",
+}
+
+
+def _target(command: Any) -> tuple[type, Any]:
+    return type(command), command.group if type(command) is SendAll else getattr(command, "link", None)
 
 
 def _told(left: Any, right: Any) -> str:

@@ -236,6 +236,8 @@ class Drafting:
         merged = {**report, "shadow": seen}
         for key in ("failures", "differences"):
             merged[key] = [*report[key], *seen[key]]
+        for key in ("added", "missing"):
+            merged[key] = sorted({*report[key], *seen[key]})
         for key in ("different", "cured", "events"):
             merged[key] = report[key] + seen[key]
         return merged

@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from time import thread_time
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from streamd.runtime.commands import Difference, check, difference
-from streamd.runtime.journal import BLAMED, FAILED, SHARED, Convert, revive
+from streamd.runtime.commands import Difference, check, difference, losses
+from streamd.runtime.journal import BLAMED, FAILED, SHARED, Convert, handed, revive
 from streamd.runtime.net import now_ms
 from streamd.runtime.release import Release
 from streamd.runtime.state import StateError, lift, lower, same
-from streamd.runtime.vocabulary import Event, PeerError, Tick
+from streamd.runtime.vocabulary import Event, Joined, Move, PeerError, Tick
+from streamd.runtime.watchdog import LIVE
 
 if TYPE_CHECKING:
     from streamd.runtime.session import Session, Sessions
@@ -40,6 +42,14 @@ class Watch(Protocol):
     def strict(self) -> bool:
         """Whether a difference between the answers is a failure."""
 
+    @property
+    def may_end(self) -> bool:
+        """Whether it has been seen and accepted that viewers or publishers lose something by the difference."""
+
+    @property
+    def reversible(self) -> bool:
+        """Whether there is a way back for the new code's records."""
+
     def failed(self, session: Session, event: Event, sentence: str, report: Path | None) -> None:
         """The new code failed. The old code has handled the event (its commands are carried out next) and the session
         is on its release, unless it could not be brought there."""
@@ -51,6 +61,12 @@ class Watch(Protocol):
         """The old code fails where the new code does not."""
 
 
+RECENT = 20  # events that an average is of
+SLOW = 0.005  # s: below it no one suffers
+TIMES_SLOWER = 10
+LONGEST = 0.02  # s of one event, as far as an average is concerned
+
+
 class Deviation(Exception):
     """The new code answered something other than the old code did, or left what is no state."""
 
@@ -59,39 +75,70 @@ class Guard:
     """One session's: the old code's state, how many events both have handled, and in how many their answers differed.
 
     `alive` is False once the old code has failed where the new one had not: there is nothing to compare with then.
+    `guests` are those that the old code hands over or is to take in, lowered, by link.
     """
 
-    __slots__ = ("alive", "differences", "events", "state", "watch")
+    __slots__ = (
+        "alive",
+        "differences",
+        "differs",
+        "events",
+        "guests",
+        "state",
+        "took_new",
+        "took_old",
+        "watch",
+    )
 
     def __init__(self, watch: Watch, state: Any) -> None:
         self.watch = watch
         self.state = state
         self.events = 0
         self.differences = 0
+        self.differs = False  # the last answers did, so that what is said now is the new code's doing
         self.alive = True
+        self.guests: dict[int, Any] = {}
+        self.took_old = self.took_new = 0.0  # s of processor time, the last RECENT events weighing most
 
     @property
     def exact(self) -> bool:
         """Whether the guard's state is what the session would have without the new code."""
         return self.alive and not self.differences
 
+    @property
+    def slow(self) -> str:
+        """A sentence if the new code takes far longer than the old."""
+        mean = self.took_new / RECENT
+        if self.events < RECENT or mean < SLOW or self.took_new < TIMES_SLOWER * self.took_old:
+            return ""
+        times = self.took_new / max(self.took_old, 1e-9)
+        return f"an event takes it {mean * 1000:.1f} ms, {times:.0f} times as long as the running code"
+
+    def timed(self, began: float, between: float, ended: float) -> None:
+        """Processor time of the two steps. One that is cut off by a collection of garbage must not weigh too much."""
+        self.took_new += min(between - began, LONGEST) - self.took_new / RECENT
+        self.took_old += min(ended - between, LONGEST) - self.took_old / RECENT
+
     def die(self) -> None:
         self.alive = False
+        self.differs = True
         self.state = None
+        self.guests.clear()
 
 
-def compare(old: Answer, new: Answer, same_guest: Callable[[Any, Any], bool]) -> Difference | None:
+def compare(old: Answer, new: Answer) -> Difference | None:
     """Where two answers part, neither of which is a crash. Two that blame the peer are alike, whatever they say."""
     if isinstance(old, list) and isinstance(new, list):
-        return difference(old, new, same_guest)
+        return difference(old, new, same)
     if isinstance(old, PeerError) and isinstance(new, PeerError):
         return None
     words = "the peer is now blamed" if isinstance(new, PeerError) else "the peer is no longer blamed"
     return Difference(0, "PeerError", f"{words}: {new if isinstance(new, PeerError) else old}")
 
 
-def same_guests(old: Release, new: Release, convert: Convert) -> Callable[[Any, Any], bool]:
-    """A test of two guests of one Move: the new code's, brought back, must be the old code's.
+def same_guests(watch: Watch, convert: Convert) -> Callable[[Any, Any], bool]:
+    """A test of two guests of one Move: the new code's, brought back, must be the old code's. Where there is no way back
+    it is the old code's that is converted.
 
     It raises what lowering and converting raise: a guest that cannot be brought back is no answer.
     """
@@ -99,7 +146,10 @@ def same_guests(old: Release, new: Release, convert: Convert) -> Callable[[Any, 
     def alike(left: Any, right: Any) -> bool:
         if left is None or right is None:
             return left is right
-        return same(convert(lower(right), new, old), lower(left))
+        old, new = lower(left), lower(right)
+        if watch.reversible:
+            return same(convert(new, watch.new, watch.old), old)
+        return same(convert(old, watch.old, watch.new), new)
 
     return alike
 
@@ -115,10 +165,11 @@ def step(home: Sessions, session: Session, event: Event) -> None:
     """One event, for the new code and then for the old; then the commands of one of them."""
     guard = session.guard
     assert guard is not None
-    watch, new_release = guard.watch, session.release
+    watch = guard.watch
     kept = home.kept(session, event)
     home.watchdog.seconds = home.bounds.guarded_ms / 1000
-    new = ask(home, session, new_release, session.state, event)
+    began = thread_time()
+    new = ask(home, session, session.release, session.state, event)
     home.watchdog.seconds = home.watchdog.step_seconds
     guard.events += 1
     if not guard.alive:
@@ -129,27 +180,61 @@ def step(home: Sessions, session: Session, event: Event) -> None:
         return
     try:
         if type(kept) in SHARED:
-            with home.watchdog.guarding():
-                event = revive(kept, new_release, watch.old, home.convert)
+            event = _for_the_old(home, session, guard, kept)
     except BaseException as error:  # a guest that there is no way back for
-        fall_back(home, session, kept, error, None, f"a guest cannot be brought back: {error}")
+        fall_back(home, session, kept, error, None, f"a guest cannot be brought back: {said(error)}")
         return
+    between = thread_time()
     old = ask(home, session, watch.old, guard.state, event)
+    guard.timed(began, between, thread_time())
     if is_crash(new) or is_crash(old):
         _crashed(home, session, kept, new, old)
         return
     try:
-        found = compare(old, new, same_guests(watch.old, new_release, home.convert))
+        found = _compared(home, guard, old, new)
     except BaseException as error:
-        fall_back(home, session, kept, error, old, f"a guest cannot be brought back: {error}")
+        fall_back(home, session, kept, error, old, f"a guest cannot be brought back: {said(error)}")
         return
-    if found is not None and watch.strict:
-        fall_back(home, session, kept, new, old, f"it answers otherwise: {found.sentence}")
+    guard.differs = found is not None
+    wrong = guard.slow
+    if found is not None and not wrong:
+        wrong = f"it answers otherwise: {found.sentence}" if watch.strict else _lost(watch, old, new)
+    if wrong:
+        fall_back(home, session, kept, new, old, wrong)
         return
     if found is not None:
         guard.differences += 1
         watch.differed(session, kept, found)
     settle(home, session, kept, new)
+
+
+def _for_the_old(home: Sessions, session: Session, guard: Guard, kept: Event) -> Event:
+    """The event once more, with a guest in the records of the old code: the one that the old code handed over, or one
+    that is brought back."""
+    old = guard.watch.old
+    with home.watchdog.guarding():
+        if type(kept) is Joined and (guest := guard.guests.pop(kept.link, None)) is not None:
+            return kept._replace(guest=handed(guest, old, old, home.convert))
+        return revive(kept, session.release, old, home.convert)
+
+
+def _compared(home: Sessions, guard: Guard, old: Answer, new: Answer) -> Difference | None:
+    if isinstance(old, list) and isinstance(new, list) and Move in map(type, old):
+        for command in old:
+            if type(command) is Move:
+                guard.guests[command.link] = lower(command.guest)
+        with home.watchdog.guarding():
+            return difference(old, new, same_guests(guard.watch, home.convert))
+    return compare(old, new)
+
+
+def _lost(watch: Watch, old: Answer, new: Answer) -> str:
+    """Why a difference that was explained is a failure all the same."""
+    if watch.may_end:
+        return ""
+    if isinstance(new, PeerError):
+        return f"it blames the peer, which the running code does not: {new}"
+    return losses(old, new) if isinstance(old, list) and isinstance(new, list) else ""
 
 
 def ask(home: Sessions, session: Session, release: Release, state: Any, event: Event) -> Answer:
@@ -295,7 +380,18 @@ def lowered(state: Any) -> Any:
 
 
 def said(answer: Answer) -> str:
-    return f"{type(answer).__name__}: {answer}"
+    """What was raised, and where in live code."""
+    if isinstance(answer, list):
+        return f"{len(answer)} commands"
+    text, place = str(answer), ""
+    trace = answer.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module.startswith(LIVE):
+            name = module.partition(".")[2] or "__init__"
+            place = f" ({name}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name})"
+        trace = trace.tb_next
+    return f"{type(answer).__name__}{': ' if text else ''}{text}{place}"
 
 
 def _report(

@@ -23,6 +23,7 @@ LEAST_SHARE = 0.5  # of the commands that there were before
 PEER_ERRORS = "peer errors"
 CONGESTION = "congested viewers"
 WARNINGS = "warnings in the log"
+ERRORS = (PEER_ERRORS, CONGESTION, WARNINGS)
 
 
 class Yield(NamedTuple):
@@ -76,6 +77,8 @@ class Health:
         """A sentence if something goes wrong more than `rise` times as often since then as it did before; else ""."""
         elapsed = max((now - since) / 1000, 0.0)
         for kind, total in self.totals.items():
+            if kind not in before.totals and kind not in ERRORS:
+                continue  # something new is counted, which may as well be good
             came = total - before.totals.get(kind, 0)
             expected = before.rates.get(kind, 0.0) * elapsed
             if came - expected >= LEAST_MORE and came > rise * expected:

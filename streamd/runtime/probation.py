@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import marshal
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamd.runtime.commands import Difference
+from streamd.runtime.guard import Answer
 from streamd.runtime.health import Rates
 from streamd.runtime.net import now_ms
 from streamd.runtime.release import Release
 from streamd.runtime.seal import Seal
 from streamd.runtime.session import DOOR, Session, Sessions
 from streamd.runtime.state import lift, lower
-from streamd.runtime.vocabulary import Event
+from streamd.runtime.vocabulary import Event, PeerError
 from streamd.runtime.watchdog import StepOverrun
 
 log = logging.getLogger("streamd")
@@ -37,6 +39,22 @@ GROWTH, MOST_GROWN = 4, 1 << 20  # a state may be so many times as large as the 
 STORM, MOST_STEPS = 10, 1000  # steps may be so many times as frequent as before, and so many a second
 # A session with hardly any events is waited for at most this many times as long as the others.
 PATIENCE = 4
+
+
+# Kinds of commands that end something, and those without which somebody gets nothing
+ENDING = ("Close", "Leave", "End")
+SERVING = ("SendAll", "Send", "Join", "Respond", "Move", "Ring", "Wake")
+FLOOD, MOST_MORE = (
+    4,
+    16,
+)  # an answer may have so many times as many commands as the former code's, and so many more
+
+
+class Accepted(NamedTuple):
+    """Kinds of commands of which a rehearsal had answers with more, or with fewer, and which nobody minds."""
+
+    added: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,7 @@ class Probation:
         old: Release,
         new: Release,
         strict: bool,
-        may_end: bool,
+        accepted: Accepted,
         reversible: bool,
         seal: Seal,
         rise: float,
@@ -66,7 +84,7 @@ class Probation:
         self.old = old
         self.new = new
         self.strict = strict
-        self.may_end = may_end
+        self.accepted = accepted
         self.reversible = reversible
         self.failure: Failure | None = None
         self.ended = asyncio.Event()  # by failure, or because somebody ended it
@@ -82,12 +100,30 @@ class Probation:
         self._often: dict[Session, float] = {}  # events a second before the move
         self._steps: dict[Session, int] = {}  # at the last look
         self._looked = self.since
+        self._doors = sessions.door_health.before(now_ms()), now_ms()
 
     # ---- what guards say (runtime.guard.Watch)
 
     def failed(self, session: Session, event: Event, sentence: str, report: Path | None) -> None:
         """The new code failed, the old code has handled the event; the session is on the old release."""
         self.fail(session.name, sentence, report)
+
+    def objection(self, old: Answer, new: Answer) -> str:
+        """What is not covered by an explanation of differences: something that the old code sends or lets in is
+        missing, or something ends that it would not end. A rehearsal may have shown it, and somebody accepted it."""
+        if isinstance(new, PeerError):
+            return "" if "Close" in self.accepted.added else f"it blames the peer: {new}"
+        before = Counter() if isinstance(old, BaseException) else Counter(type(item).__name__ for item in old)
+        after = Counter() if isinstance(new, BaseException) else Counter(type(item).__name__ for item in new)
+        for kind in ENDING:
+            if after[kind] > before[kind] and kind not in self.accepted.added:
+                return f"it answers {kind}, which the former code does not"
+        for kind in SERVING:
+            if after[kind] < before[kind] and kind not in self.accepted.missing:
+                return f"it does not answer {kind}, which the former code does"
+        if sum(after.values()) > MOST_MORE + FLOOD * sum(before.values()):
+            return f"it answers {sum(after.values())} commands, where the former code answers {sum(before.values())}"
+        return ""
 
     def differed(self, session: Session, event: Event, difference: Difference) -> None:
         self.differences += 1
@@ -172,6 +208,8 @@ class Probation:
             if sentence:
                 self.fail(session.name, sentence)
                 return
+        if sentence := self.sessions.door_health.worse(*self._doors, now, self._rise):
+            self.fail("newcomers", sentence)
 
     async def audit(self) -> None:
         """Take a copy of every state home: it must be plain, typed, convertible and of a size that makes sense."""

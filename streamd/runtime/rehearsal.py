@@ -33,6 +33,7 @@ from typing import Any
 import msgpack
 
 from streamd.runtime import patchfile, tryout
+from streamd.runtime.changes import record_changes
 from streamd.runtime.migrate import MigrationError
 from streamd.runtime.patchfile import PatchError
 from streamd.runtime.release import ReleaseError, compiled, pack
@@ -255,6 +256,11 @@ class Rehearsing:
         before = Seal([sys.modules["builtins"], *_kernel(), *self.troupe.pack()])
         try:
             release = self.troupe.held(target)
+        except ReleaseError as error:
+            if isinstance(error.__cause__, MemoryError):
+                most = f"a rehearsal may take {self.bounds['memory'] >> 20} MB ([rehearsal] memory)"
+                raise ReleaseError(f"{error}; {most}") from error
+            raise
         finally:
             broken = before.broken()
             before.mend()
@@ -264,6 +270,10 @@ class Rehearsing:
                 )
         self.target = release
         self.seal = Seal([sys.modules["builtins"], *_kernel(), *self.troupe.pack()])
+        fact = self.troupe.facts[target]
+        self.records: list[dict[str, Any]] = []
+        if fact.parent is not None and fact.modules:
+            self.records = record_changes(self.troupe.held(fact.parent), release, fact.modules, fact.renames)
         gc.collect()
         gc.freeze()
         _tell("opened")
@@ -330,6 +340,7 @@ class Rehearsing:
             "report",
             {
                 **totals,
+                "records": self.records,
                 "memory_mb": round(used.ru_maxrss / 1024, 1),
                 "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
                 "seconds": round(monotonic() - started, 2),

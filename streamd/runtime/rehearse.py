@@ -44,7 +44,7 @@ from streamd.runtime.migrate import MigrationError
 from streamd.runtime.patchfile import PatchError
 from streamd.runtime.release import ReleaseError
 from streamd.runtime.spawn import spawn
-from streamd.runtime.state import StateError
+from streamd.runtime.state import StateError, check_plain
 from streamd.runtime.vocabulary import Event
 from streamd.runtime.wire import LENGTH, PAGE, Place, ReleaseFact, SessionCopy, flat, message
 
@@ -330,7 +330,7 @@ class Rehearsal:
         for copy in sessions:
             if self._enough:
                 break
-            for data in copy.messages():
+            for data in _packed(copy):
                 yield data
                 if monotonic() - began > SLICE:
                     await asyncio.sleep(0)
@@ -348,7 +348,7 @@ class Rehearsal:
         """The messages of a shadow: sessions, and what has happened to those that were sent."""
         yield first
         for copy in sessions:
-            for data in copy.messages():
+            for data in _packed(copy):
                 yield data
             for data in tape.messages():
                 yield data
@@ -403,6 +403,8 @@ class Rehearsal:
             pass  # it has died, and whoever reads its answers is about to find out
         except Exception as error:  # of whoever gives the sessions
             self._broken = error
+            if isinstance(error, MemoryError):
+                self._broken = ChildFailed(self._stage, "there is no memory to copy the sessions' states")
             self._socket.shutdown(socket.SHUT_RDWR)
 
     async def _answer(self) -> list[Any]:
@@ -589,6 +591,17 @@ class _Keeper(threading.Thread):
     def _say_ended(self, code: int) -> None:
         if not self.ended.done():
             self.ended.set_result(code)
+
+
+def _packed(copy: SessionCopy) -> Iterator[bytes]:
+    """Raises StateError for what cannot be packed."""
+    try:
+        yield from copy.messages()
+    except MemoryError:
+        raise StateError(f"{copy.name}: its state is larger than can be copied") from None
+    except ValueError as error:  # an atom that is none: lower() shares those as they are
+        check_plain(copy.lowered, f"{copy.name}: state")
+        raise StateError(f"{copy.name}: its state cannot be packed: {error}") from error
 
 
 async def _one(data: bytes) -> AsyncGenerator[bytes, None]:

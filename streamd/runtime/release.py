@@ -144,9 +144,8 @@ class Release:
         except ReleaseError:
             raise
         except BaseException as error:  # SystemExit too: it would end the server
-            raise ReleaseError(
-                f"{file}: {_where(error, str(file))}{type(error).__name__}: {error}"
-            ) from error
+            said = f": {error}" if str(error) else ""
+            raise ReleaseError(f"{file}: {_where(error, str(file))}{type(error).__name__}{said}") from error
         if package is not None:
             setattr(package, short, module)
         return module

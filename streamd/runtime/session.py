@@ -148,6 +148,11 @@ class Session:
         """Seconds until its groups send again, and so long its publisher's bytes may wait; 0 with few viewers."""
         return min((group.interval() for group in self.groups.values() if group.members), default=0.0)
 
+    def count_error(self, kind: str) -> None:
+        """For its health: unless a guard has seen that the old code says the same, so that it is nobody's doing."""
+        if self.guard is None or self.guard.differs:
+            self.health.note(kind, now_ms())
+
     # ---- code change, in OTP's three words
 
     def suspend(self) -> None:
@@ -160,11 +165,11 @@ class Session:
         With `guard` the code that is left goes on answering, as long as the guard's `watch` wants it to.
         """
         source, self.release = self.release, release
+        left, self.guard = self.guard, guard
         self.state = state
-        self.guard = guard
         # the one before would pin the release that is left
         self.journal.reset(Checkpoint(release, lowered) if not self.name.startswith(DOOR) else None)
-        self.home.convert_waiting(self, source)
+        self.home.convert_waiting(self, source, left)
 
     def resume(self) -> None:
         self.suspended = False
@@ -407,7 +412,7 @@ class Sessions:
             return
         log.info("%s: %s closed: %s", session.name, link.peer, error)
         self.counters.totals["peer errors"] += 1
-        session.health.note(PEER_ERRORS, kept.now)
+        session.count_error(PEER_ERRORS)
         link.close(str(error))
 
     # ---- crashes
@@ -517,25 +522,31 @@ class Sessions:
         else:
             self._step(session, event)
 
-    def convert_waiting(self, session: Session, source: Release) -> None:
-        """Guests that wait to be taken in become records of the session's release. One that cannot is let go."""
+    def convert_waiting(self, session: Session, source: Release, guard: Guard | None) -> None:
+        """Guests that wait to be taken in become records of the session's release; its former guard may have them
+        already. One that cannot is let go."""
         if source is session.release:
             return
-        mail = (self._converted(session, source, event) for event in session.mailbox)
+        mail = (self._converted(session, source, guard, event) for event in session.mailbox)
         session.mailbox = deque(event for event in mail if event is not None)
         if any(owner is session and type(event) is Joined for owner, event in self._queue):
             pairs = (
-                (owner, self._converted(session, source, event) if owner is session else event)
+                (owner, self._converted(session, source, guard, event) if owner is session else event)
                 for owner, event in self._queue
             )
             self._queue = deque((owner, event) for owner, event in pairs if event is not None)
 
-    def _converted(self, session: Session, source: Release, event: Event) -> Event | None:
+    def _converted(
+        self, session: Session, source: Release, guard: Guard | None, event: Event
+    ) -> Event | None:
         if type(event) is not Joined:
             return event
         try:
+            lowered = lower(event.guest)
+            if guard is not None and guard.watch.old is session.release and event.link in guard.guests:
+                source, lowered = session.release, guard.guests[event.link]
             with self.watchdog.guarding():
-                guest = handed(lower(event.guest), source, session.release, self.convert)
+                guest = handed(lowered, source, session.release, self.convert)
             return event._replace(guest=guest)
         except BaseException as error:
             self.reports.write(session.name, error, {"release": session.release.number, "event": event})
@@ -622,6 +633,13 @@ class Sessions:
             if created:
                 self.end(target, "nobody could be let in")
             raise
+        if (
+            target.guard is not None
+        ):  # whose old code wants the guest that the old code would have handed over
+            if session.release is target.guard.watch.old:
+                target.guard.guests[link.number] = lowered
+            elif session.guard is not None and link.number in session.guard.guests:
+                target.guard.guests[link.number] = session.guard.guests[link.number]
         if created and not target.name.startswith(DOOR):
             log.info("%s begins for %s on release %d", target.name, link.peer, target.release.number)
         if link.group is not None:
@@ -647,11 +665,11 @@ class Sessions:
     def _log(self, session: Session, command: Log) -> None:
         level = LEVELS[command.level]
         if level >= logging.WARNING:
-            session.health.note(WARNINGS, now_ms())
+            session.count_error(WARNINGS)
         log.log(level, "%s: %s", session.name, command.text)
 
     def _count(self, session: Session, command: Count) -> None:
-        session.health.note(command.what, now_ms())
+        session.count_error(command.what)
         self.counters.count(session.name, command.what)
 
     # ---- all of them

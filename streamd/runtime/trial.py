@@ -20,7 +20,7 @@ from streamd.runtime.drafting import Draft
 from streamd.runtime.ledger import Ledger
 from streamd.runtime.library import Library
 from streamd.runtime.mover import Move, MoveError, Mover
-from streamd.runtime.probation import Failure, Probation
+from streamd.runtime.probation import Accepted, Failure, Probation
 from streamd.runtime.release import Release
 from streamd.runtime.seal import Seal
 from streamd.runtime.session import Session, Sessions
@@ -80,14 +80,14 @@ class Trials:
     def new(self, draft: Draft, wishes: Wishes, by: dict[str, int], report: dict[str, Any]) -> Trial:
         old = self.sessions.current
         assert old is not None
-        strict = not (wishes.accept_differences or draft.record.differs)
+        explained = wishes.accept_differences or bool(draft.record.differs)
         seconds = self.bounds.probation_seconds if wishes.probation is None else wishes.probation
         probation = Probation(
             self.sessions,
             old,
             draft.release,
-            strict,
-            wishes.accept_differences and any(item.get("ends") for item in report["differences"]),
+            not explained,
+            Accepted(frozenset(report["added"]), frozenset(report["missing"])) if explained else Accepted(),
             not draft.record.irreversible,
             Seal(self._sealed()),
             self.bounds.probation_rise,

@@ -15,6 +15,7 @@ import gc
 import marshal
 import signal
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from streamd.runtime.release import Release, ReleaseError
 from streamd.runtime.seal import Seal
 from streamd.runtime.state import StateError, lift, lower, same
 from streamd.runtime.store import Record
-from streamd.runtime.vocabulary import Event, PeerError, Ring
+from streamd.runtime.vocabulary import Close, End, Event, Leave, PeerError, Ring
 from streamd.runtime.watchdog import LIVE, Watchdog
 from streamd.runtime.ways import Ways
 from streamd.runtime.wire import Place, ReleaseFact, outline
@@ -40,7 +41,7 @@ T = TypeVar("T")
 MOST_FAILURES = 10  # sessions that fail alike teach nobody more
 MOST_DIFFERENCES = 20  # that are told in words; all are counted
 MOST_STATE = 262_144  # bytes of a state that a failure shows
-IMPORT_STEPS = 5  # an import may take as long as so many steps
+IMPORT_STEPS = 2  # an import may take as long as so many steps
 TIMES_SLOWER = 10
 SLOW_EVENTS = 20  # with fewer a mean means nothing
 SLOW_MS = 1.0
@@ -100,6 +101,9 @@ class Report:
     failures: list[dict[str, Any]] = field(default_factory=list)
     differences: list[dict[str, Any]] = field(default_factory=list)
     different: int = 0
+    ends: int = 0  # differences in which the new answer ends something that the old one does not
+    added: set[str] = field(default_factory=set)  # kinds of commands of which some new answer has more
+    missing: set[str] = field(default_factory=set)  # and fewer
     cured: int = 0
     events: int = 0
     replayed: int = 0
@@ -114,6 +118,9 @@ class Report:
             "failures": self.failures,
             "differences": self.differences,
             "different": self.different,
+            "ends": self.ends,
+            "added": sorted(self.added),
+            "missing": sorted(self.missing),
             "cured": self.cured,
             "events": self.events,
             "replayed": self.replayed,
@@ -304,7 +311,11 @@ class Tryout:
                     fresh = function(state, now_ms())
                 except Exception as error:
                     raise BadCommand(f"{name}.resumed raised {type(error).__name__}: {error}") from error
-                commands.check(fresh, copy.groups, copy.links)
+                try:
+                    commands.check(fresh, copy.groups, copy.links)
+                except BadCommand as error:
+                    said = str(error).replace("step returned", "it returned")
+                    raise BadCommand(f"{name}.resumed: {said}") from error
 
     def _described(self, state: Any) -> None:
         try:
@@ -419,9 +430,9 @@ class Pair:
         row["events"] += 1
         report.events += 1
         if self.comparing:
-            sentence = self._difference(old, new)
-            if sentence:
-                self._differs(kept, place, sentence)
+            found = self._difference(old, new)
+            if found is not None:
+                self._differs(kept, place, found, old, new)
 
     def _answered(self, release: Release, state: Any, kept: Kept) -> tuple[list[Any] | BaseException, int]:
         """What the code of `release` answers, or what it raises; and how long it took, in ns of processor time."""
@@ -442,14 +453,15 @@ class Pair:
             self.groups |= {item.group for item in answer if type(item) is Ring}
         return answer, spent
 
-    def _difference(self, old: list[Any] | BaseException, new: list[Any] | BaseException) -> str:
+    def _difference(
+        self, old: list[Any] | BaseException, new: list[Any] | BaseException
+    ) -> commands.Difference | None:
         if isinstance(old, BaseException) or isinstance(new, BaseException):
             if isinstance(old, BaseException) and isinstance(new, BaseException):
-                return ""
+                return None
             blamed, error = ("no longer", old) if isinstance(old, BaseException) else ("now", new)
-            return f"{blamed} the peer's fault: {error}"
-        found = commands.difference(old, new, self._same_guest)
-        return found.sentence if found is not None else ""
+            return commands.Difference(0, "PeerError", f"{blamed} the peer's fault: {error}")
+        return commands.difference(old, new, self._same_guest)
 
     def _same_guest(self, old: Any, new: Any) -> bool:
         if old is None or new is None:
@@ -457,15 +469,35 @@ class Pair:
         converted = self.tryout.troupe.convert(lower(old), self.old, self.new)
         return same(converted, lower(new))
 
-    def _differs(self, kept: Kept, place: int, sentence: str) -> None:
+    def _differs(
+        self,
+        kept: Kept,
+        place: int,
+        found: commands.Difference,
+        old: list[Any] | BaseException,
+        new: list[Any] | BaseException,
+    ) -> None:
         report = self.tryout.report
         report.different += 1
         self.row["differences"] += 1
         event = f"event {place} ({outline(kept.event)})"
         if not self.row["first_difference"]:
-            self.row["first_difference"] = f"{event}: {sentence}"
+            self.row["first_difference"] = f"{event}: {found.sentence}"
+        before, after = Counter(_kinds(old)), Counter(_kinds(new))
+        report.added.update(after - before)
+        report.missing.update(before - after)
+        ends = bool(_endings(new) - _endings(old))
+        report.ends += ends
         if len(report.differences) < MOST_DIFFERENCES:
-            report.differences.append({"name": self.copy.name, "event": event, "sentence": sentence})
+            report.differences.append(
+                {
+                    "name": self.copy.name,
+                    "event": event,
+                    "sentence": found.sentence,
+                    "kind": found.kind,
+                    "ends": ends,
+                }
+            )
 
     def _take_failed(self, kept: Kept, place: int, count: int) -> None:
         """An event that the running code has crashed on: it did nothing then, and its state stays as it is here."""
@@ -560,6 +592,21 @@ class Pair:
         return len(marshal.dumps(old)), len(marshal.dumps(new))
 
 
+def _kinds(answer: list[Any] | BaseException) -> list[str]:
+    return ["PeerError"] if isinstance(answer, BaseException) else [type(item).__name__ for item in answer]
+
+
+def _endings(answer: list[Any] | BaseException) -> set[tuple[str, int]]:
+    """What an answer ends: links, memberships, the session."""
+    if isinstance(answer, BaseException):
+        return {("PeerError", 0)}
+    return {
+        (type(item).__name__, getattr(item, "link", 0))
+        for item in answer
+        if isinstance(item, Close | Leave | End)
+    }
+
+
 def fresh_row(copy: Copy) -> dict[str, Any]:
     return {
         "name": copy.name,
@@ -624,6 +671,8 @@ def _raised(what: str, error: BaseException) -> Failed:
 def _said(error: BaseException) -> str:
     """An exception in words, and the place in live code that it came from."""
     said = str(error)
+    if isinstance(error, MemoryError) and not said:
+        said = "there is no more ([rehearsal] memory)"
     text = f"{type(error).__name__}{f': {said}' if said else ''}"
     place = ""
     trace = error.__traceback__

@@ -40,6 +40,7 @@ from streamd.live.{module} import *  # for your editor; AMENDS does the work
 
 AMENDS = "{module}@{version}"
 VERSION = {next}
+# DIFFERS = "what is answered otherwise from now on, and why"
 
 # Write the definitions that change, whole; each replaces its namesake. {module} has:
 {names}

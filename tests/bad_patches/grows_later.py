@@ -2,7 +2,8 @@
 
 Caught: probation
 Told: live/
-Told: grew
+Told: its state has
+Told: kB
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: not plain
+Told: hook may not hold
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: nal_length
+Told: note: expected int, not str
 """
 
 from __future__ import annotations

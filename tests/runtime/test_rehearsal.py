@@ -29,7 +29,7 @@ from streamd.runtime.rehearse import (
     SessionCopy,
 )
 from streamd.runtime.release import Release, ReleaseError
-from streamd.runtime.state import lift, lower
+from streamd.runtime.state import StateError, lift, lower
 from streamd.runtime.tryout import MOST_FAILURES
 from streamd.runtime.vocabulary import Data, Event, Joined, PeerError, Tick
 from streamd.runtime.wire import outline
@@ -234,6 +234,36 @@ async def test_a_difference_in_number_and_a_peers_fault_that_is_one_no_longer_ar
     assert report["different"] == 2
 
 
+async def test_what_kinds_of_commands_differ_and_whether_something_ends_is_told(stage):
+    candidate = {
+        **codec(),
+        "handlers/room.py": ROOM.replace(
+            'return [Send(link, f"{room.track.frames}\\n".encode())]', 'return [Close(link, "enough")]'
+        ),
+    }
+    assert candidate["handlers/room.py"] != ROOM
+    report = await stage.report(candidate)
+    assert (report["different"], report["ends"]) == (3, 3)
+    assert (report["added"], report["missing"]) == (["Close"], ["Send"])
+    assert (report["differences"][0]["kind"], report["differences"][0]["ends"]) == ("Send", True)
+    report = await stage.report(with_word('return "other"'))
+    assert (report["different"], report["ends"], report["added"], report["missing"]) == (3, 0, [], [])
+
+
+async def test_the_records_that_change_are_told(stage):
+    async with Rehearsal(BOUNDS) as child:
+        merged = await merge(stage, child, FIX)
+        await stage.open(child, paths(merged))
+        report = await child.migrate(iter([]), True, True, silent)
+    assert report["records"] == [
+        {
+            "record": "media.codec:Track",
+            "change": ["+ parts: list[bytes]", "+ added: str", "- config: bytes"],
+            "how": "upgrade() and downgrade()",
+        }
+    ]
+
+
 async def test_a_crash_that_the_patch_cures_is_good_news(stage):
     stage.copies.clear()
     stage.session(lines=["crash", "count"], times=2)
@@ -313,7 +343,7 @@ async def test_a_rollback_is_rehearsed_one_way_only(stage):
         (with_word("raise SystemExit"), "SystemExit"),
         (with_word("raise KeyboardInterrupt"), "KeyboardInterrupt"),
         (with_word("while True: pass"), "did not return within 0.2 s"),
-        (codec("\n\ndef resumed(state, now):\n    return [None]\n"), "NoneType, which is not a command"),
+        (codec("\n\ndef resumed(state, now):\n    return [None]\n"), "media.codec.resumed: it returned NoneType, which is not a command"),
         (codec("\n\ndef resumed(state, now):\n    return 1 // 0\n"), "media.codec.resumed raised ZeroDivisionError"),
         (codec("\n\ndef resumed(state, now):\n    while True: pass\n"), "did not return within 0.2 s"),
         ({**codec(), "__init__.py": TREE["__init__.py"].replace('return {"kind"', 'while True: pass\n    return {"kind"')},
@@ -415,9 +445,9 @@ async def test_a_patch_that_reaches_beyond_itself_is_found_at_run_time_and_at_im
     ("text", "sentence"),
     [
         ("1 // 0", "ZeroDivisionError"),
-        ("while True: pass", "StepOverrun: did not return within 1 s"),
+        ("while True: pass", "StepOverrun: did not return within 0.4 s"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        ("HOLD = bytes(1 << 40)", "MemoryError"),
+        ("HOLD = bytes(1 << 40)", r"MemoryError; a rehearsal may take 256 MB \(\[rehearsal\] memory\)"),
         ("TABLE = [].copy()", "TABLE is a mutable value"),
     ],
 )
@@ -601,6 +631,15 @@ async def test_what_the_giver_of_sessions_raises_is_raised(stage):
         await stage.open(child, codec())
         with pytest.raises(RuntimeError, match="not plain"):
             await child.migrate(copies(), True, True, silent)
+
+
+async def test_running_state_that_cannot_be_packed_is_refused_by_name_and_path(stage):
+    copy = stage.copies[0]
+    spoilt = {**copy.lowered, "name": print}
+    async with Rehearsal(BOUNDS) as child:
+        await stage.open(child, codec())
+        with pytest.raises(StateError, match=r"live/a: state.name: builtin_function_or_method is not plain"):
+            await child.migrate(iter([SessionCopy("live/a", 1, spoilt, None, [], 1)]), True, True, silent)
 
 
 async def test_a_process_that_cannot_be_made_is_a_failure_to_spawn(monkeypatch):

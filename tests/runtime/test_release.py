@@ -212,3 +212,48 @@ def test_a_text_that_a_former_release_has_is_not_compiled_again_and_is_its_own_a
     finally:
         for release in (first, second, third):
             release.discard()
+
+
+def test_packed_code_is_not_compiled_again_and_bears_the_name_of_the_release_it_runs_in(
+    tree, tmp_path, monkeypatch
+):
+    first = load(tree, 1)
+    packed = dict(first.codes())
+    other = write_tree(tmp_path / "other")
+
+    def compiler(*_: object, **__: object) -> CodeType:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("streamd.runtime.release.compile", compiler, raising=False)
+    second = Release(2, other, None).load(codes=packed)
+    try:
+        assert set(packed) == set(first.modules)
+        word = second.modules["media.codec"].word
+        assert word() == "codec 1"
+        assert word.__code__.co_filename == str(other / "media/codec.py")
+        assert word is not first.modules["media.codec"].word
+        assert dict(second.codes()).keys() == packed.keys()
+    finally:
+        first.discard()
+        second.discard()
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"\x00\x00\r\n\x00", b"nonsense"])
+def test_code_that_another_interpreter_has_packed_is_passed_over(tree, spoilt):
+    release = Release(3, tree, None).load(codes={"media.codec": spoilt, "no.such": spoilt})
+    try:
+        assert release.modules["media.codec"].word() == "codec 1"
+    finally:
+        release.discard()
+
+
+def test_nothing_is_left_of_a_release_of_packed_code(tree):
+    first = load(tree, 4)
+    packed = dict(first.codes())
+    first.discard()
+    release = Release(5, tree, None).load(codes=packed)
+    left = [weakref.ref(item) for item in (release, release.modules["media.codec"].word)]
+    release.discard()
+    del release, first
+    gc.collect()
+    assert [item() for item in left] == [None, None]

@@ -401,3 +401,36 @@ async def test_a_load_that_the_end_of_the_process_cut_off_is_told_at_the_next_st
     once_more = World(world.root)
     assert once_more.warnings == []
     once_more.close()
+
+
+# ---- shadow
+
+
+async def test_a_shadow_tries_the_new_code_on_what_happens_meanwhile_before_it_is_used(world):
+    client = await world.guest()
+    assert await client.ask("count") == "2"
+    waiting = asyncio.create_task(load(world, FAILS_LATER, shadow=1.0))
+    await until(lambda: world.sessions.taps)
+    heard = []
+    while not waiting.done():
+        heard.append(await client.ask("count"))
+        await asyncio.sleep(0.02)
+    with pytest.raises(Refusal, match=r"live/a: .*IndexError: frame 3"):
+        await waiting
+    assert heard == [str(number) for number in range(4, 2 * len(heard) + 4, 2)]
+    assert world.release == 1
+    assert world.sessions.taps == []
+    assert world.store.numbers() == [1]
+
+
+async def test_a_shadow_that_sees_nothing_is_followed_by_the_load(world):
+    client = await world.guest()
+    waiting = asyncio.create_task(load(world, NOTHING, shadow=0.3, probation=0.0))
+    await until(lambda: world.sessions.taps)
+    newcomer = await world.guest("live/b")
+    assert await newcomer.ask("count") == "2"
+    assert await client.ask("count") == "2"
+    answer = await waiting
+    assert answer["report"]["shadow"]["events"] >= 1
+    assert world.release == 2
+    assert await client.ask("count") == "4"

@@ -14,6 +14,7 @@ Every turn runs in a process of its own, forked from one that has imported all a
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import threading
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from streamd.runtime.release import digest, read_tree
@@ -170,8 +172,7 @@ async def prepare(root: Path, before: str) -> None:
         await world.load(FIX)
         await world.upgrades.keep(BY)
     if before == "upgraded":
-        module = root / "live" / "wire.py"
-        module = module if module.exists() else next((root / "live").rglob("lines.py"))
+        module = root / "live" / "protocol" / "lines.py"
         module.write_text(module.read_text(encoding="utf-8") + "\n# of the next package\n", encoding="utf-8")
 
 
@@ -319,6 +320,8 @@ def turn(story: str, root: Path, step: int) -> dict[str, Any]:
 
 
 def main(story: str, directory: str) -> None:
+    # what a killed process leaves comes to this one, to be seen (prctl(2), PR_SET_CHILD_SUBREAPER)
+    ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)
     logging.disable(logging.CRITICAL)
     for step in range(1, MOST):
         found = turn(story, Path(directory) / "world", step)

@@ -17,7 +17,10 @@ pytestmark = pytest.mark.scenario
     ("name", "column"),
     [
         ("step", "through the release ns"),
+        ("guard", "guarded / plain"),
         ("pause", "longest pause: median"),
+        ("rehearsal", "events replayed"),
+        ("otp", "sessions lost"),
         ("ingest", "publishers a core"),
         ("fanout", "streamd / C"),
     ],
