@@ -6,6 +6,7 @@ The rule this file keeps: what is wrong is shown whole, what is well is shown as
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,9 +19,12 @@ from streamd.ctl_show import Answer, clean, counted, flattened, listed, scaled, 
 SHOWN_WELL = 20
 # of a traceback and of a state record; the place that matters is at the end of the one and near the top of the other
 TRACE_LINES, STATE_LINES = 14, 16
+SHOWN_RECORDS = 3
 LINE_WIDTH = 160
-# pauses worth a mention
-SHOWN_PAUSES = 5
+# pauses worth a mention, and differences that fit a screen
+SHOWN_PAUSES, SHOWN_DIFFERENCES = 5, 5
+# the module that a line of a traceback is in: releases are plain source
+MODULE = re.compile(r'File ".*/releases/\d+/([\w/]+)\.py"')
 
 HEADS = ("SESSION", "REL", "MIGRATED", "UP MS", "DOWN MS", "EVENTS", "DIFFER", "GROWTH", "CURED", "TEXT")
 
@@ -47,8 +51,9 @@ def wrong(found: Answer) -> None:
         click.echo()
     if differences := found.get("differences") or ():
         click.echo("What the new code does differently:")
-        table(("SESSION", "EVENT", "DIFFERENCE"), [_difference(item) for item in differences])
-        if (more := int(found.get("different") or 0) - len(differences)) > 0:
+        shown = differences[:SHOWN_DIFFERENCES] if sys.stdout.isatty() else differences
+        table(("SESSION", "EVENT", "DIFFERENCE"), [_difference(item) for item in shown])
+        if (more := int(found.get("different") or 0) - len(shown)) > 0:
             click.echo(f"and {more:,} more")
         click.echo()
 
@@ -171,9 +176,27 @@ def _failure(found: Answer) -> Iterator[str]:
     if len(lines) > TRACE_LINES:
         yield "    ..."
     yield from (f"    {line}" for line in lines[-TRACE_LINES:])
-    for name in ("event", "state"):
-        if found.get(name):
-            yield from _value(name, found[name])
+    if event := found.get("event"):
+        yield from _value("event", event)
+    if state := found.get("state"):
+        # of a whole session, what belongs to the module that failed
+        inside = [m[1].replace("/", ".") for line in lines if (m := MODULE.search(line))]
+        records = list(_records(state, f"{inside[-1]}:")) if inside else []
+        for name, record in records[:SHOWN_RECORDS] or [("state", state)]:
+            yield from _value(name, record)
+
+
+def _records(value: Any, tag: str, path: str = "state") -> Iterator[tuple[str, Any]]:
+    """Records of one module, wherever in a lowered state they are."""
+    if isinstance(value, dict):
+        if str(value.get("@")).startswith(tag):
+            yield path, value
+            return
+        for key, inner in value.items():
+            yield from _records(inner, tag, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            yield from _records(inner, tag, f"{path}[{place}]")
 
 
 def _value(name: str, value: Any) -> Iterator[str]:

@@ -35,6 +35,8 @@ PIPE_WIDTH = 400
 ROOMY_WIDTH = 100
 # how far the text below a row is indented, and what the column that folds above it keeps at least
 INDENT, FOLDED_WIDTH = 4, 12
+# how long the name in the first column may be before it folds like the rest
+NAME_WIDTH = 24
 
 # releases that are only on disk: a long life has many, and `history` tells of all
 SHOWN_STORED = 8
@@ -108,13 +110,25 @@ def status(answer: Answer) -> None:
     )
     if forgotten:
         click.echo(f"and {len(forgotten)} older on disk")
-    for found in releases:
-        if reason := found.get("irreversible"):
-            click.echo(clean(f"No rollback crosses release {found.get('number')}: {reason}"))
-        if reason := found.get("differs"):
-            click.echo(clean(f"Release {found.get('number')} is meant to act differently: {reason}"))
+    for line in notes(releases, release):
+        click.echo(clean(line))
     click.echo()
     sessions(answer)
+
+
+def notes(releases: Sequence[Answer], running: Any) -> Iterable[str]:
+    """What was said of releases when they were loaded, and still matters."""
+    parents = {r.get("number"): r.get("parent") for r in releases}
+    below = set()
+    while running is not None and running not in below:
+        below.add(running)
+        running = parents.get(running)
+    for found in releases:
+        number, stored = found.get("number"), "stored" in str(found.get("state"))
+        if (reason := found.get("irreversible")) and (number in below or not stored):
+            yield f"No rollback crosses release {number}: {reason}"
+        if (reason := found.get("differs")) and not stored:
+            yield f"Release {number} is meant to act differently: {reason}"
 
 
 def probation(found: Answer) -> str:
@@ -157,7 +171,7 @@ def sessions(answer: Answer) -> None:
         if not is_door(s)
     ]
     if rows:
-        table(("SESSION", "PHASE", "PUBLISHER", "VIEWERS", "KBIT/S", "VIDEO", "AUDIO", "UP", "RELEASE"), rows)
+        table(("SESSION", "PHASE", "PUBLISHER", "VIEWERS", "KBIT/S", "VIDEO", "AUDIO", "UP", "REL"), rows)
     else:
         click.echo("Nobody publishes.")
     if doors:
@@ -239,11 +253,19 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     seen = sys.stdout.isatty()
     console = Console(width=None if seen else PIPE_WIDTH, highlight=False)
     made = Table(box=None, pad_edge=False, padding=(0, gap(console.width), 0, 0), header_style="bold")
-    for head in heads:
-        made.add_column(head, overflow="fold", no_wrap=head == "AT" or not seen)
-    for row in rows:
-        # Text, and not str: "[red]" in a title is no markup
-        made.add_row(*map(Text, cells(row)))
+    # Text, and not str: "[red]" in a title is no markup
+    body = [[Text(cell) for cell in cells(row)] for row in rows]
+    # what a row is about is whole for as long as there is room
+    name_width = min(max((line[0].cell_len for line in body), default=0), NAME_WIDTH)
+    for place, head in enumerate(heads):
+        made.add_column(
+            head,
+            overflow="fold",
+            no_wrap=head == "AT" or not seen,
+            min_width=max(len(head), 0 if place else name_width),
+        )
+    for texts in body:
+        made.add_row(*texts)
     if seen:
         console.print(made)
         return

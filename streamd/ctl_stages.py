@@ -71,7 +71,7 @@ class Stages(Listener):
 
     def end(self, failed: str = "", stage: str = "") -> None:
         """The answer is there. `failed` is a word for the stage that did not succeed, which the server may name."""
-        if failed and stage in STAGES and stage != self.name:
+        if failed and self.name and stage in STAGES and stage != self.name:
             self({"progress": stage})
         self._leave(monotonic(), failed)
         self.name = ""

@@ -66,6 +66,18 @@ def test_a_long_traceback_and_a_large_state_are_cut_where_it_matters_least(capsy
     assert max(map(len, lines)) == ctl_report.LINE_WIDTH
 
 
+def test_of_a_whole_session_the_records_of_the_module_that_failed_are_shown(capsys):
+    track = {"@": "media.h264:Track", "config": "0142c01e"}
+    state = {"@": "handlers.broadcast:Broadcast", "name": "live/show", "tracks": [{"video": track}]}
+    ctl_report.wrong({"failures": [{**FAILED_REPORT["failures"][0], "state": state}]})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[lines.index("  state.tracks[0].video") + 1 :]] == [
+        ["@", "media.h264:Track"],
+        ["config", "0142c01e"],
+        [],
+    ]
+
+
 def test_on_a_terminal_sessions_with_nothing_to_say_fill_a_screen_and_no_more(monkeypatch, capsys):
     found = {"sessions": [{**SHOW_REHEARSED, "name": f"live/{n}"} for n in range(100)]}
     found["sessions"][70] |= {"ok": False, "why": "KeyError"}

@@ -46,10 +46,8 @@ def forget_answers(socks: list[socket.socket]) -> None:
             sys.exit("the server closed a publisher's connection")
 
 
-def publish(socks: list[socket.socket], seconds: int) -> None:
+def publish(socks: list[socket.socket], messages: list[broadcast.Message], units: list[bytes]) -> None:
     """Send in real time until it is over; a blocking send holds everybody up, which a server must not cause."""
-    messages = broadcast.until(seconds * 1000)
-    units = broadcast.chunks(messages)
     begun = time.monotonic()
     # the phases of encoders are spread over one picture's time
     due = [(begun + at / len(socks) / broadcast.RATE, at, 0) for at in range(len(socks))]
@@ -74,12 +72,14 @@ def publish(socks: list[socket.socket], seconds: int) -> None:
 
 def main(port: int, count: int, live: int, seconds: int, name: str, odd: int) -> None:
     measure.raise_descriptor_limit()
+    messages = broadcast.until(seconds * 1000 if live else 0)
+    units = broadcast.chunks(messages)  # before anybody is connected: it is some seconds of work
     active = begin(port, live, name, b"")
     start = b"".join(broadcast.chunks(broadcast.until(OPENING)))
     idle = begin(port, count - live, f"{name}-idle", start[: -broadcast.SOUND_BYTES // 2], odd)
     print("ready", flush=True)
     if active:
-        publish(active, seconds)
+        publish(active, messages, units)
     else:
         time.sleep(seconds)
     forget_answers(idle)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
@@ -215,14 +216,22 @@ def difference(old: list[Any], new: list[Any], same_guest: Callable[[Any, Any], 
 def losses(old: list[Any], new: list[Any]) -> str:
     """What somebody loses by the new answer, as a sentence: a link that only it closes or takes out of its group, one
     that it does not answer, let in or hand over, a group that it sends nothing to any more. "" if nothing is lost."""
-    before, after = set(map(_target, old)), set(map(_target, new))
-    for kind, name in map(_target, new):
+    before, after = Counter(map(_target, old)), Counter(map(_target, new))
+    for kind, name in after:
         if kind in ENDINGS and (kind, name) not in before:
             return f"{ENDINGS[kind].format(name)}, which the running code does not"
-    for kind, name in map(_target, old):
+    for (kind, name), count in before.items():
         if kind in GIFTS and (kind, name) not in after:
             return f"{GIFTS[kind].format(name)}, which the running code does"
+        if kind is SendAll and after[kind, name] < count and _bytes_to(new, name) < _bytes_to(old, name):
+            return (
+                f"it sends {after[kind, name]} units to group {name!r}, where the running code sends {count}"
+            )
     return ""
+
+
+def _bytes_to(commands: list[Any], group: str) -> int:
+    return sum(len(item.data) for item in commands if type(item) is SendAll and item.group == group)
 
 
 ENDINGS: Mapping[type, str] = {

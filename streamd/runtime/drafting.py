@@ -238,7 +238,7 @@ class Drafting:
             merged[key] = [*report[key], *seen[key]]
         for key in ("added", "missing"):
             merged[key] = sorted({*report[key], *seen[key]})
-        for key in ("different", "cured", "events"):
+        for key in ("different", "ends", "cured", "events"):
             merged[key] = report[key] + seen[key]
         return merged
 
@@ -248,8 +248,17 @@ class Drafting:
         facts = []
         for number in sorted(numbers | {target}):
             record, path = self.library.record(number), str(self.library.store.path(number))
+            held = self.library.releases.get(number)
             facts.append(
-                ReleaseFact(number, path, record.parent, record.modules, record.renames, record.irreversible)
+                ReleaseFact(
+                    number,
+                    path,
+                    record.parent,
+                    record.modules,
+                    record.renames,
+                    record.irreversible,
+                    dict(held.codes()) if held is not None else {},
+                )
             )
         return facts
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import thread_time
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from streamd.runtime.commands import Difference, check, difference, losses
+from streamd.runtime.commands import Difference, check, difference
 from streamd.runtime.journal import BLAMED, FAILED, SHARED, Convert, handed, revive
 from streamd.runtime.net import now_ms
 from streamd.runtime.release import Release
@@ -43,12 +43,11 @@ class Watch(Protocol):
         """Whether a difference between the answers is a failure."""
 
     @property
-    def may_end(self) -> bool:
-        """Whether it has been seen and accepted that viewers or publishers lose something by the difference."""
-
-    @property
     def reversible(self) -> bool:
         """Whether there is a way back for the new code's records."""
+
+    def objection(self, old: Answer, new: Answer) -> str:
+        """Why a difference is a failure although differences were explained; "" if it is none."""
 
     def failed(self, session: Session, event: Event, sentence: str, report: Path | None) -> None:
         """The new code failed. The old code has handled the event (its commands are carried out next) and the session
@@ -198,7 +197,7 @@ def step(home: Sessions, session: Session, event: Event) -> None:
     guard.differs = found is not None
     wrong = guard.slow
     if found is not None and not wrong:
-        wrong = f"it answers otherwise: {found.sentence}" if watch.strict else _lost(watch, old, new)
+        wrong = f"it answers otherwise: {found.sentence}" if watch.strict else watch.objection(old, new)
     if wrong:
         fall_back(home, session, kept, new, old, wrong)
         return
@@ -226,15 +225,6 @@ def _compared(home: Sessions, guard: Guard, old: Answer, new: Answer) -> Differe
         with home.watchdog.guarding():
             return difference(old, new, same_guests(guard.watch, home.convert))
     return compare(old, new)
-
-
-def _lost(watch: Watch, old: Answer, new: Answer) -> str:
-    """Why a difference that was explained is a failure all the same."""
-    if watch.may_end:
-        return ""
-    if isinstance(new, PeerError):
-        return f"it blames the peer, which the running code does not: {new}"
-    return losses(old, new) if isinstance(old, list) and isinstance(new, list) else ""
 
 
 def ask(home: Sessions, session: Session, release: Release, state: Any, event: Event) -> Answer:
@@ -307,7 +297,7 @@ def fall_back(
     report = None
     if home.first_report(watch):
         before = home.state_before(session) if exact else before
-        report = _report(home, session, kept, before, new, old or answer, sentence)
+        report = _report(home, session, kept, before, new, old if answer is None else answer, sentence)
     if answer is None:
         home.crash(session, kept, new if is_crash(new) else Deviation(sentence))
         watch.failed(session, kept, sentence, report)
@@ -315,9 +305,8 @@ def fall_back(
     session.change_code(watch.old, state, lowered(state))
     session.steps += 1
     session.journal.note(kept, FAILED)  # so it was for the new code; the checkpoint is of the time after it
-    watch.failed(
-        session, kept, sentence, report
-    )  # before the commands: whoever begins by one begins on the old code
+    # before the commands: who begins by one of them begins on the old code
+    watch.failed(session, kept, sentence, report)
     if isinstance(answer, PeerError):
         home.blame(session, kept, answer)
     elif isinstance(answer, list):

@@ -82,7 +82,7 @@ class Ledger:
 
     async def begin(self, note: dict[str, Any], number: int) -> None:
         """From here on a look into the history after a crash must find that something had begun. Raises OSError."""
-        entry = {**note, "result": "began", "release": number, "text": "moving sessions"}
+        entry = {**note, "result": "began", "release": number, "text": f"{note['verb']} of release {number}"}
         await asyncio.to_thread(lambda: self.store.note(**entry))
 
     async def begin_back(self, note: dict[str, Any], number: int) -> None:
@@ -94,9 +94,12 @@ class Ledger:
 
     def cut_off(self) -> str:
         """A sentence for a change that had begun when the process ended, as the history tells it."""
+        ended = set()  # one change at a time: what has an end, has it after its beginning
         for entry in reversed(self.store.history()):
-            if entry.get("result") == "began":
-                return f"the {entry.get('verb')} of release {entry.get('release')} was cut off by the end of the process"
-            if entry.get("verb") in ("load", "rollback", "start"):
+            verb = entry.get("verb")
+            if verb == "start":
                 break
+            if entry.get("result") == "began" and verb not in ended:
+                return f"the {verb} of release {entry.get('release')} was cut off by the end of the process"
+            ended.add(verb)
         return ""

@@ -59,6 +59,7 @@ class Mover:
         self.sessions = sessions
         self.ways = ways
         self.slice_s = slice_s
+        self.paused: dict[Session, float] = {}  # ms of each one's last move
         self._pins: dict[str, Session] = {}  # that stay on their release until unpinned or ended
 
     # ---- who moves
@@ -105,6 +106,7 @@ class Mover:
         wherever it is. Raises MoveError after having put everyone back.
         """
         move = Move()
+        self.paused = {session: pause for session, pause in self.paused.items() if not session.ended}
         ways: dict[int, list[migrate.Steps]] = {}
         came_from: dict[Session, Release] = {}
         failed: list[str] = []
@@ -112,7 +114,8 @@ class Mover:
         def change(session: Session) -> None:
             source = session.release
             try:
-                move.pauses[session.name] = self._change(session, target, ways, watch)
+                pause = self._change(session, target, ways, watch)
+                move.pauses[session.name] = self.paused[session] = pause
                 came_from[session] = source
             except (Exception, StepOverrun) as error:
                 failed.append(f"{session.name}: {_said(error)}")

@@ -39,7 +39,6 @@ from typing import Any
 
 import msgpack
 
-import streamd
 from streamd.runtime.migrate import MigrationError
 from streamd.runtime.patchfile import PatchError
 from streamd.runtime.release import ReleaseError
@@ -53,7 +52,7 @@ __all__ = ["ChildBounds", "ChildFailed", "Merged", "PatchInfo", "Rehearsal", "Re
 Progress = Callable[[int, int], Awaitable[None]]  # sessions done and how many there are; seconds, in shadow
 
 PROGRAM = "import sys; sys.path[:0] = sys.argv[1:]; from streamd.runtime import rehearsal; rehearsal.main()"
-PATHS = tuple(dict.fromkeys(str(Path(str(item.__file__)).parents[1]) for item in (streamd, msgpack)))
+PATHS = (str(Path(__file__).parents[2]), str(Path(str(msgpack.__file__)).parents[1]))
 ENVIRONMENT = ("LD_LIBRARY_PATH",)  # what a child gets of ours
 SPAWN_SECONDS = 10.0
 SLICE = 0.001  # s: how long packing may hold the loop

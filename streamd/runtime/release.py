@@ -50,6 +50,7 @@ class Release:
         self.modules: dict[str, ModuleType] = {}
         self.versions: dict[str, int] = {}
         self._codes: dict[str, CodeType] = {}
+        self._packed: dict[str, bytes] = {}
         self.begin: Callable[[str, dict[str, Any], int], Any]
         self.step: Callable[[Any, Any], list[Any]]
         self.describe: Callable[[Any], dict[str, Any]]
@@ -91,13 +92,15 @@ class Release:
         less. Code that another version of the interpreter has packed is passed over.
         """
         if like is not None:
-            same = (
+            same = {
                 name for name, (_, text) in self.texts.items() if like.texts.get(name, ("", ""))[1] == text
-            )
-            self._codes = {name: like._codes[name] for name in same if name in like._codes}
+            }
+            self._codes = {name: code for name, code in like._codes.items() if name in same}
+            self._packed = {name: code for name, code in like._packed.items() if name in same}
         for name, packed in (codes or {}).items():
             if name in self.texts and name not in self._codes and packed.startswith(MARK):
                 self._codes[name] = marshal.loads(packed[len(MARK) :])
+                self._packed[name] = packed
         try:
             for name in sorted(self.texts):
                 self._module(name)
@@ -112,10 +115,14 @@ class Release:
         return self
 
     def codes(self) -> Iterator[tuple[str, bytes]]:
-        """The packed code of each module, for another process of the same interpreter; one at a time, for packing a
-        large one takes 0.1 ms."""
+        """The packed code of each module, for another process of the same interpreter.
+
+        One at a time: packing a large one takes 0.1 ms, when it is asked for the first time.
+        """
         for name, code in list(self._codes.items()):
-            yield name, pack(code)
+            if name not in self._packed:
+                self._packed[name] = pack(code)
+            yield name, self._packed[name]
 
     def _private(self, name: str) -> str:
         return f"live@{self.number}.{name}" if name else f"live@{self.number}"

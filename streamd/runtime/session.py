@@ -126,9 +126,8 @@ class Session:
         self.steps = 0
         self.suspended = False
         self.ended = False
-        if name.startswith(
-            DOOR
-        ):  # it lives for some events, and ends with its link: there is nothing to go back for
+        if name.startswith(DOOR):
+            # it lives for some events, and ends with its link: there is nothing to go back for
             self.journal = Journal(None)
             self.health = home.door_health
         else:
@@ -160,15 +159,17 @@ class Session:
         self.suspended = True
 
     def change_code(self, release: Release, state: Any, lowered: Any, guard: Guard | None = None) -> None:
-        """Point at another release with the state converted for it, and that state lowered. Cannot fail.
+        """Point at another release with the state converted for it, and that state lowered (None where it is not
+        plain). Cannot fail.
 
         With `guard` the code that is left goes on answering, as long as the guard's `watch` wants it to.
         """
         source, self.release = self.release, release
         left, self.guard = self.guard, guard
         self.state = state
-        # the one before would pin the release that is left
-        self.journal.reset(Checkpoint(release, lowered) if not self.name.startswith(DOOR) else None)
+        plain = lowered is not None and not self.name.startswith(DOOR)
+        # the checkpoint before would pin the release that is left
+        self.journal.reset(Checkpoint(release, lowered) if plain else None)
         self.home.convert_waiting(self, source, left)
 
     def resume(self) -> None:
@@ -283,16 +284,25 @@ class Sessions:
             state = self.begin(self.current, name, now)
             session = self.by_name[name] = Session(self, name, self.current, state)
             return session
-        old = self.begin(watch.old, name, now)
-        try:
-            state = self.begin(watch.new, name, now)
-        except CannotBegin as error:
+        answers: list[Any] = []
+        for release in (watch.old, watch.new):
+            try:
+                answers.append(self.begin(release, name, now))
+            except CannotBegin as error:
+                answers.append(error)
+        old, new = answers
+        if isinstance(new, CannotBegin):
+            if isinstance(old, CannotBegin):
+                raise new
             session = self.by_name[name] = Session(self, name, watch.old, old)
-            report = self.reports.write(name, error, {"release": watch.new.number})
-            watch.failed(session, Tick(now, "begin"), str(error), report)
+            report = self.reports.write(name, new, {"release": watch.new.number})
+            watch.failed(session, Tick(now, "begin"), str(new), report)
             return session
-        session = self.by_name[name] = Session(self, name, watch.new, state)
-        session.guard = Guard(watch, old)
+        session = self.by_name[name] = Session(self, name, watch.new, new)
+        guard = session.guard = Guard(watch, old)
+        if isinstance(old, CannotBegin):
+            guard.die()
+            watch.cured(session, Tick(now, "begin"), str(old))
         return session
 
     def begin(self, release: Release, name: str, now: int) -> Any:
@@ -301,7 +311,7 @@ class Sessions:
             with self.watchdog.guarding():
                 return release.begin(name, self.settings, now)
         except BaseException as error:
-            raise CannotBegin(f"{name} cannot begin: {type(error).__name__}: {error}") from error
+            raise CannotBegin(f"{name} cannot begin: {guards.said(error)}") from error
 
     def end(self, session: Session, reason: str) -> None:
         if session.ended:
@@ -425,6 +435,9 @@ class Sessions:
         if before is not None:
             session.state = before
         session.journal.note(kept, FAILED)
+        if type(kept) is Tick and kept.tag not in session.timers:
+            # it would have set itself again: so it rings later than the crashes that count together
+            self._wake(session, Wake(int(self.intensity[1] * 1000), kept.tag))
         self._report(session, kept, error, session.state)
         self._penalize(session, kept, lost=before is None and session.journal.latest is not None)
 
@@ -470,9 +483,6 @@ class Sessions:
         link = session.links.get(getattr(event, "link", 0))
         if link is not None:
             link.close(SEE_LOG)
-        elif type(event) is Tick and event.tag not in session.timers:
-            # it would have set itself again; later than the crashes that count together
-            self._wake(session, Wake(int(self.intensity[1] * 1000), event.tag))
         if session.crashes is None:
             session.crashes = Intensity(*self.intensity)
         if session.crashes.exceeded():
@@ -545,6 +555,8 @@ class Sessions:
             lowered = lower(event.guest)
             if guard is not None and guard.watch.old is session.release and event.link in guard.guests:
                 source, lowered = session.release, guard.guests[event.link]
+            if session.guard is not None and session.guard.watch.old is source:
+                session.guard.guests[event.link] = lowered
             with self.watchdog.guarding():
                 guest = handed(lowered, source, session.release, self.convert)
             return event._replace(guest=guest)

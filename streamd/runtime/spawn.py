@@ -6,7 +6,7 @@ long the loop, in whatever thread, would stand still. Here the C library's posix
 lets go of the lock.
 
 The rule this file keeps: nothing is inherited but what is given. Descriptors of this process are closed by exec, for
-Python makes none that are not.
+Python makes none that are not; what it was itself started with beyond the first three is for the program to close.
 """
 
 from __future__ import annotations

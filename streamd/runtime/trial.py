@@ -20,7 +20,7 @@ from streamd.runtime.drafting import Draft
 from streamd.runtime.ledger import Ledger
 from streamd.runtime.library import Library
 from streamd.runtime.mover import Move, MoveError, Mover
-from streamd.runtime.probation import Accepted, Failure, Probation
+from streamd.runtime.probation import Failure, Probation
 from streamd.runtime.release import Release
 from streamd.runtime.seal import Seal
 from streamd.runtime.session import Session, Sessions
@@ -87,7 +87,7 @@ class Trials:
             old,
             draft.release,
             not explained,
-            Accepted(frozenset(report["added"]), frozenset(report["missing"])) if explained else Accepted(),
+            explained and bool(report["ends"]),
             not draft.record.irreversible,
             Seal(self._sealed()),
             self.bounds.probation_rise,

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic_ns, process_time, thread_time_ns
+from time import monotonic_ns, thread_time, thread_time_ns
 from typing import Any, TypeVar
 
 from streamd.runtime import commands, migrate
@@ -31,7 +31,7 @@ from streamd.runtime.release import Release, ReleaseError
 from streamd.runtime.seal import Seal
 from streamd.runtime.state import StateError, lift, lower, same
 from streamd.runtime.store import Record
-from streamd.runtime.vocabulary import Close, End, Event, Leave, PeerError, Ring
+from streamd.runtime.vocabulary import Event, PeerError, Ring
 from streamd.runtime.watchdog import LIVE, Watchdog
 from streamd.runtime.ways import Ways
 from streamd.runtime.wire import Place, ReleaseFact, outline
@@ -101,7 +101,7 @@ class Report:
     failures: list[dict[str, Any]] = field(default_factory=list)
     differences: list[dict[str, Any]] = field(default_factory=list)
     different: int = 0
-    ends: int = 0  # differences in which the new answer ends something that the old one does not
+    ends: int = 0  # differences by which somebody loses something (commands.losses)
     added: set[str] = field(default_factory=set)  # kinds of commands of which some new answer has more
     missing: set[str] = field(default_factory=set)  # and fewer
     cured: int = 0
@@ -203,7 +203,7 @@ class Tryout:
         self.watchdog = troupe.watchdog
         self.report = Report()
         self.over = False
-        self._replay_ends = process_time() + replay_seconds
+        self._replay_ends = thread_time() + replay_seconds
         self._replay_seconds = replay_seconds
 
     # ---- one session
@@ -220,6 +220,12 @@ class Tryout:
             self.look_at_the_seal()
         except Failed as failed:
             self.note(copy, row, failed)
+        except MemoryError:
+            raise
+        except (
+            Exception
+        ) as error:  # of what is done here with what live code has made, such as a dict in itself
+            self.note(copy, row, _raised("rehearsal", error))
         return row
 
     def note(self, copy: Copy, row: dict[str, Any], failed: Failed) -> None:
@@ -352,7 +358,7 @@ class Tryout:
             row["why"] = "there are no events to replay"
             self.report.not_replayed += 1
             return
-        if process_time() > self._replay_ends:
+        if thread_time() > self._replay_ends:
             row["why"] = f"not replayed: the {self._replay_seconds:g} s for replays were used up"
             self.report.not_replayed += 1
             return
@@ -361,7 +367,7 @@ class Tryout:
             pair.take(kept, place, len(copy.events))
             if pair.stopped:
                 break
-            if process_time() > self._replay_ends:
+            if thread_time() > self._replay_ends:
                 pair.stopped = f"the {self._replay_seconds:g} s for replays were used up"
                 break
         pair.finish()
@@ -461,7 +467,11 @@ class Pair:
                 return None
             blamed, error = ("no longer", old) if isinstance(old, BaseException) else ("now", new)
             return commands.Difference(0, "PeerError", f"{blamed} the peer's fault: {error}")
-        return commands.difference(old, new, self._same_guest)
+        try:
+            return commands.difference(old, new, self._same_guest)
+        except BaseException as error:  # of a guest that cannot be lowered or converted
+            self.tryout.look_at_the_seal()
+            raise _raised("comparison of two answers", error) from error
 
     def _same_guest(self, old: Any, new: Any) -> bool:
         if old is None or new is None:
@@ -486,7 +496,7 @@ class Pair:
         before, after = Counter(_kinds(old)), Counter(_kinds(new))
         report.added.update(after - before)
         report.missing.update(before - after)
-        ends = bool(_endings(new) - _endings(old))
+        ends = _loss(old, new)
         report.ends += ends
         if len(report.differences) < MOST_DIFFERENCES:
             report.differences.append(
@@ -506,8 +516,7 @@ class Pair:
         self.place.event(kept.event, place, count)
         new, _ = self._answered(self.new, self._right, kept)
         if isinstance(new, BaseException) and not isinstance(new, PeerError):
-            if not isinstance(new, Exception):
-                raise self._failure(new, kept, place)
+            # both fail, however the new code does it: nothing that the patch has brought about
             self._right = self.tryout.called("lifting the new state", lift, before, self.new.record)
             return
         self._cured()
@@ -568,7 +577,7 @@ class Pair:
                 raise Failed(
                     f"after {row['events']} events on the new code: {failed}",
                     failed.cause,
-                    state=lower(self._right),
+                    state=self._lowered(),
                     fatal=failed.fatal,
                 ) from failed
         if grown_new > LARGER_BYTES and grown_new > TIMES_LARGER * max(grown_old, 0):
@@ -585,6 +594,12 @@ class Pair:
                 f"an event takes the new code {mean:.1f} ms, {row['slower']:.0f} times as long as the running code"
             )
 
+    def _lowered(self) -> Any:
+        try:
+            return lower(self._right)
+        except Exception:
+            return None
+
     def _weighed(self) -> tuple[int, int]:
         """Packed bytes of the state on the old code and on the new."""
         old = self.tryout.called("lowering the old state", lower, self._left)
@@ -593,18 +608,15 @@ class Pair:
 
 
 def _kinds(answer: list[Any] | BaseException) -> list[str]:
-    return ["PeerError"] if isinstance(answer, BaseException) else [type(item).__name__ for item in answer]
+    """The kinds of commands in an answer; a peer that is blamed is closed."""
+    return ["Close"] if isinstance(answer, BaseException) else [type(item).__name__ for item in answer]
 
 
-def _endings(answer: list[Any] | BaseException) -> set[tuple[str, int]]:
-    """What an answer ends: links, memberships, the session."""
-    if isinstance(answer, BaseException):
-        return {("PeerError", 0)}
-    return {
-        (type(item).__name__, getattr(item, "link", 0))
-        for item in answer
-        if isinstance(item, Close | Leave | End)
-    }
+def _loss(old: list[Any] | BaseException, new: list[Any] | BaseException) -> bool:
+    """Whether somebody loses something by the new answer."""
+    if isinstance(old, BaseException):
+        return False  # more than the connection cannot be lost
+    return isinstance(new, BaseException) or bool(commands.losses(old, new))
 
 
 def fresh_row(copy: Copy) -> dict[str, Any]:
@@ -679,7 +691,8 @@ def _said(error: BaseException) -> str:
     while trace is not None:
         name = str(trace.tb_frame.f_globals.get("__name__", ""))
         if name.startswith(LIVE):
-            place = f" ({name.partition('.')[2]}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name})"
+            module = name.partition(".")[2] or "__init__"
+            place = f" ({module}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name})"
         trace = trace.tb_next
     return text + place
 

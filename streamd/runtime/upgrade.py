@@ -234,7 +234,8 @@ class Upgrades:
             text += f" On probation for {trial.seconds:g} s: streamd-ctl status."
         if not whole:
             text += " To move everyone, load it again without a selection."
-        return {**answer, "text": f"{text} Roll back with: streamd-ctl rollback"}
+        way = "No rollback crosses it." if wishes.irreversible else "Roll back with: streamd-ctl rollback"
+        return {**answer, "text": f"{text} {way}"}
 
     async def rollback(self, to: int | None, by: dict[str, int], progress: Progress) -> dict[str, Any]:
         """The same walk the other way: to the parent, or to any ancestor. A load on probation is taken back."""
@@ -278,6 +279,7 @@ class Upgrades:
                     "without a selection, roll it back, or unpin",
                 )
             number = self.current.number
+            await self.ledger.begin(note, number)
             await asyncio.to_thread(self.store.keep, number)
             text = f"release {number} is kept: a restart boots it"
             note.update(text=text, release=number)

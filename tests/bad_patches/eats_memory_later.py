@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: memory
+Told: StepOverrun
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: Close
+Told: closes
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ def publish(fanout: Fanout, offers: Announced, frame: Frame, key: bool) -> list[
     commands = units(fanout, messages, frame.track, key)
     commands.append(Log("debug", "a frame"))
     if fanout.frames > LATER:
-        commands += [Close(link, "enough") for link in range(1, 200)]
+        commands += [Close(link, "enough") for link in range(1, 20)]
     return commands

@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: End
+Told: ends the session, which the running code does not
 """
 
 from __future__ import annotations

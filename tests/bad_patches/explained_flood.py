@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: log
+Told: commands, where the running code answers
 """
 
 from __future__ import annotations

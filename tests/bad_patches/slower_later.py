@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: slower
+Told: times as long as the running code
 """
 
 from __future__ import annotations

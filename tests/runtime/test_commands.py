@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streamd.runtime import commands
-from streamd.runtime.commands import BadCommand, check, difference
+from streamd.runtime.commands import BadCommand, check, difference, losses
 from streamd.runtime.state import state
 from streamd.runtime.vocabulary import (
     Close,
@@ -204,3 +204,38 @@ def test_equal_answers_do_not_differ(command):
 )
 def test_the_first_difference_is_told(old, new, place, kind, sentence):
     assert difference(old, new, same) == (place, kind, sentence)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ([Send(1, b"a"), Count("x")], [Send(1, b"b"), Log("info", "x")], ""),
+        ([SendAll("g", b"a", True)] * 3, [SendAll("g", b"abc", True)], ""),
+        (
+            [SendAll("g", b"a", True)] * 3,
+            [SendAll("g", b"a", True)] * 2,
+            "it sends 2 units to group 'g', where the running code sends 3",
+        ),
+        ([Close(1, "x")], [Close(1, "y")], ""),
+        ([], [Wake(1, "x"), Send(1, b"x")], ""),
+        ([], [Close(7, "x")], "it closes link 7, which the running code does not"),
+        (
+            [Close(1, "x")],
+            [Close(1, "x"), Close(2, "x")],
+            "it closes link 2, which the running code does not",
+        ),
+        ([], [Leave(7, "g")], "it takes link 7 out of its group, which the running code does not"),
+        ([], [End("x")], "it ends the session, which the running code does not"),
+        (
+            [SendAll("g", b"a", True), SendAll("h", b"a", True)],
+            [SendAll("h", b"a", True)],
+            "it sends nothing to group 'g', which the running code does",
+        ),
+        ([Send(1, b"a")], [Send(2, b"a")], "it sends nothing to link 1, which the running code does"),
+        ([Join(1, "g", b"", "key")], [], "it does not let link 1 join, which the running code does"),
+        ([Respond(1, 200, {}, b"", False)], [], "it does not answer link 1, which the running code does"),
+        ([Move(1, "a", None, True)], [], "it does not hand link 1 over, which the running code does"),
+    ],
+)
+def test_what_somebody_loses_by_another_answer(old, new, sentence):
+    assert losses(old, new) == sentence

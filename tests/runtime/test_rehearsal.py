@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, thread_time
 from typing import Any
@@ -32,7 +33,6 @@ from streamd.runtime.release import Release, ReleaseError
 from streamd.runtime.state import StateError, lift, lower
 from streamd.runtime.tryout import MOST_FAILURES
 from streamd.runtime.vocabulary import Data, Event, Joined, PeerError, Tick
-from streamd.runtime.wire import outline
 from tests.fake_live import FIX, TREE, amend, write_tree
 
 BOUNDS = ChildBounds(memory=256 << 20, cpu_seconds=20, seconds=20, replay_seconds=5, step_seconds=0.2)
@@ -73,7 +73,7 @@ def children() -> set[int]:
     """The processes that are children of this one, zombies included."""
     found = set()
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
+        with suppress(FileNotFoundError), open(f"/proc/self/task/{task}/children") as file:
             found |= set(map(int, file.read().split()))
     return found
 
@@ -232,6 +232,7 @@ async def test_a_difference_in_number_and_a_peers_fault_that_is_one_no_longer_ar
         report["differences"][1]["sentence"],
     ]
     assert report["different"] == 2
+    assert (report["ends"], report["missing"]) == (0, ["Close"]), "whoever is blamed is closed"
 
 
 async def test_what_kinds_of_commands_differ_and_whether_something_ends_is_told(stage):
@@ -279,6 +280,21 @@ async def test_a_crash_that_stays_is_not_the_patchs_fault(stage):
     stage.copies.clear()
     stage.session(lines=["crash", "count"], times=2)
     report = await stage.report(codec())
+    assert report["failures"] == []
+    assert (report["cured"], report["different"], report["events"]) == (0, 0, 3)
+
+
+async def test_an_event_that_both_fail_at_is_nobodys_fault_however_the_new_code_fails(stage):
+    stage.copies.clear()
+    stage.session(lines=["crash", "count"], times=2)
+    candidate = {
+        **codec(),
+        "handlers/room.py": ROOM.replace(
+            'return [Send(link, b"never said\\n")] + [1 // 0]', "while True: pass"
+        ),
+    }
+    assert candidate["handlers/room.py"] != ROOM
+    report = await stage.report(candidate)
     assert report["failures"] == []
     assert (report["cured"], report["different"], report["events"]) == (0, 0, 3)
 
@@ -880,8 +896,3 @@ async def test_a_session_whose_events_come_too_fast_is_left_out(stage, monkeypat
     if report["not_replayed"]:  # it depends on who looks first
         assert row["why"].startswith("fell behind")
     assert len(traffic.taped) < 10_000
-
-
-def test_an_event_in_words_shows_no_payload():
-    assert outline(Data(1, 7, b"secret")) == "Data of link 7, 6 bytes"
-    assert outline(Tick(1, "x")) == "Tick"

@@ -799,7 +799,7 @@ async def test_every_request_is_in_the_history_before_it_is_answered(world):
     entries = world.store.history()
     assert [(item["verb"], item["result"], item.get("release")) for item in entries] == [
         ("start", "ok", 1), ("load", "began", 2), ("load", "ok", 2), ("rollback", "began", 1), ("rollback", "ok", 1),
-        ("load", "refused", None), ("keep", "ok", 1),
+        ("load", "refused", None), ("keep", "began", 1), ("keep", "ok", 1),
     ]  # fmt: skip
     assert all(item["uid"] == 1000 and item["pid"] == 4711 for item in entries[1:])
     assert len(entries[1]["sha256"]) == 64

@@ -156,10 +156,11 @@ async def test_history_is_told_and_can_be_cut(operator, world):
     await operator.ask("rollback", to=None)
     await operator.ask("keep")
     assert [(item["verb"], item["result"]) for item in (await operator.ask("history"))["entries"]] == [
-        ("start", "ok"), ("load", "began"), ("load", "ok"), ("rollback", "began"), ("rollback", "ok"), ("keep", "ok"),
+        ("start", "ok"), ("load", "began"), ("load", "ok"), ("rollback", "began"), ("rollback", "ok"),
+        ("keep", "began"), ("keep", "ok"),
     ]  # fmt: skip
     verified = (await operator.ask("history", verify=True))["verified"]
-    assert (verified["entries"], verified["problems"]) == (6, [])
+    assert (verified["entries"], verified["problems"]) == (7, [])
     assert [item["verb"] for item in (await operator.ask("history", last=1))["entries"]] == ["keep"]
 
 

@@ -245,7 +245,10 @@ class Scene:
         leaving = WsViewer(self.streamd, "one", False, 0) if verb == "leaves" else None
         while not loading.done() and not (await self.streamd.status()).get("probation"):
             await asyncio.sleep(0.05)
-        if kind == "publisher":
+        if kind == "operator":
+            while not loading.done():
+                await self.streamd.status()
+        elif kind == "publisher":
             encoder = await Encoder.connect(self.streamd, "extra")
             await encoder.send_all(media_samples.plain()[:50])
             await encoder.close()

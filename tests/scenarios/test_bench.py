@@ -20,7 +20,7 @@ pytestmark = pytest.mark.scenario
         ("guard", "guarded / plain"),
         ("pause", "longest pause: median"),
         ("rehearsal", "events replayed"),
-        ("otp", "sessions lost"),
+        ("otp", "clients cut off"),
         ("ingest", "publishers a core"),
         ("fanout", "streamd / C"),
     ],
