@@ -311,7 +311,12 @@ def wave_flags(command: F) -> F:
         click.option(
             "--at", type=click.Choice(["keyframe"]), help="Move each session at its next key frame."
         ),
-        click.option("--bake", type=seconds, metavar="30s", help="How long each wave is on probation."),
+        click.option(
+            "--bake",
+            type=seconds,
+            metavar="30s",
+            help="The probation before the next wave; after the last one it is the usual.",
+        ),
         click.option(
             "--waves",
             type=percentages,

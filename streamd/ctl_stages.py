@@ -79,8 +79,9 @@ class Stages(Listener):
     def _leave(self, ended: float, failed: str = "") -> None:
         if not self.name:
             return
-        unit = " s" if self.name in TIMED else ""
-        figures = f"{self.done}/{self.of}{unit}" if self.of > 0 else ""
+        # what counts seconds has said everything with its time, unless it was cut short
+        counts = self.of > 0 and (failed or self.name not in TIMED)
+        figures = f"{self.done}/{self.of}" if counts else ""
         seconds = f"{ended - self.began:.1f} s"
         line = self._fitting(f"{self.name:<10} {figures:<11} {seconds:>7}  {failed or self.text}")
         if self.colour:

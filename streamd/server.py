@@ -120,6 +120,8 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         self.upgrades.store.lock()
+        history = self.upgrades.store.verify()  # its head, in the log: what a cut-off end is held against
+        log.log(logging.WARNING if history.problems else logging.INFO, "history: %s", history.sentence())
         if not Path(self.config.server.patches).is_dir():
             log.warning("the patches directory %s is not there yet", self.config.server.patches)
         for warning in self.upgrades.boot():

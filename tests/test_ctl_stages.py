@@ -73,7 +73,7 @@ def test_a_probation_shows_the_seconds_left_and_each_wave_has_its_own(clock, out
     assert lines(out)[-1].endswith("until each session has had its events")
     view({"progress": "probation", "done": 0, "of": 30})
     assert lines(out)[1:] == [
-        "probation  30/30 s       0.0 s",
+        "probation                0.0 s",
         "probation  [....................]  30 s left",
     ]
 

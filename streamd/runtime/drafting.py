@@ -333,24 +333,24 @@ class Drafting:
 
     # ---- the way back
 
-    async def rehearse_back(self, target: Release, sessions: Sequence[Session], progress: Progress) -> None:
-        """Take copies to an earlier release. Raises Refusal if one cannot go.
+    async def rehearse_back(
+        self, target: int, sessions: Sequence[Session], progress: Progress, chain: Sequence[int] = ()
+    ) -> Release:
+        """Import an earlier release, with the `chain` that leads to it, and take copies of sessions there. Raises
+        Refusal if one cannot go.
 
         Where the other process cannot be had at all, the way back is gone without a rehearsal: whoever rolls back has
         a reason, and a session that fails on the way puts everyone where they were.
         """
         for passed in sorted({item.release.number for item in sessions}):
-            self._refuse_crossing(passed, target.number)
+            self._refuse_crossing(passed, target)
         await progress("rehearse", 0, len(sessions))
         try:
             async with Rehearsal(self.bounds.child) as child:
-                numbers = {item.release.number for item in sessions} | {target.number, self.current.number}
+                await self._import_again(chain, child)
+                numbers = {item.release.number for item in sessions} | {target, self.current.number}
                 await child.open(
-                    self._facts(numbers, target.number),
-                    self.current.number,
-                    target.number,
-                    self.sessions.settings,
-                    [],
+                    self._facts(numbers, target), self.current.number, target, self.sessions.settings, []
                 )
                 report = await child.migrate(
                     self._copies(sessions),
@@ -363,8 +363,30 @@ class Drafting:
             if error.stage != "spawn":
                 raise
             log.warning("rolling back without a rehearsal: %s", error)
-            return
-        refuse_failures(report)
+            await self._import_again(chain, None)
+        else:
+            refuse_failures(report)
+        return self.library.held(target)
+
+    async def _import_again(self, chain: Sequence[int], child: Rehearsal | None) -> None:
+        """Import releases that were let go of; the other process compiles them. Raises Refusal."""
+        for number in chain:
+            if number in self.library.releases:
+                continue
+            try:
+                release = await asyncio.to_thread(self.library.stored, number)
+                like = self.current.texts
+                files = {
+                    name: (str(file), text)
+                    for name, (file, text) in release.texts.items()
+                    if like.get(name, ("", ""))[1] != text
+                }
+                codes = await child.compile(files) if child is not None else {}
+                with shared_interpreter():
+                    await asyncio.to_thread(release.load, self.current, codes)
+            except (ReleaseError, OSError, LookupError) as error:
+                raise Refusal("import", f"release {number} cannot be imported again: {error}") from error
+            self.library.releases[number] = release
 
     def _refuse_crossing(self, source: int, target: int) -> None:
         for number in self.library.ways.passed(source, target):
@@ -375,8 +397,8 @@ class Drafting:
                     f"release {number} was loaded as irreversible ({record.irreversible}); no rollback crosses it",
                 )
 
-    async def ancestor(self, to: int | None) -> Release:
-        """The release to roll back to, imported with all between it and the running one."""
+    def chain(self, to: int | None) -> list[int]:
+        """The releases from the running one to the one to roll back to. Raises Refusal."""
         chain = self.library.ways.ancestors(self.current.number)
         if len(chain) < 2:
             raise Refusal(
@@ -391,13 +413,7 @@ class Drafting:
                 "read", f"release {target} is no ancestor of release {chain[0]}; roll back to one of {known}"
             )
         self._refuse_crossing(chain[0], target)
-        with shared_interpreter():
-            for number in chain[: chain.index(target) + 1]:
-                try:
-                    await asyncio.to_thread(self.library.held, number)
-                except (ReleaseError, OSError, LookupError) as error:
-                    raise Refusal("import", f"release {number} cannot be imported again: {error}") from error
-        return self.library.releases[target]
+        return chain[: chain.index(target) + 1]
 
 
 def _again(canary: Draft | None, merged: Merged) -> Draft | None:

@@ -58,7 +58,7 @@ class Library:
             return None, []
         try:
             record = self.store.read_record(number)
-            release = self._stored(number, record)
+            release = self.stored(number)
             if record.shipped != shipped:
                 return None, [
                     f"the package has changed since release {number} was kept"
@@ -67,8 +67,9 @@ class Library:
         except (LookupError, OSError, ReleaseError) as error:
             return None, [f"the kept release {number} cannot be used: {error}"]
 
-    def _stored(self, number: int, record: Record) -> Release:
-        """A release on disk, not yet imported. Raises ReleaseError if it is not what was written."""
+    def stored(self, number: int) -> Release:
+        """A release on disk, not yet imported. Raises LookupError, and ReleaseError if it is not what was written."""
+        record = self.record(number)
         release = Release(number, self.store.path(number), record.parent)
         if release.sha256 != record.sha256:
             raise ReleaseError(f"release {number} was changed on disk and is not trusted")
@@ -152,7 +153,7 @@ class Library:
     def held(self, number: int) -> Release:
         """The release in memory, imported again from its directory if it has been let go of."""
         if number not in self.releases:
-            self.releases[number] = self._stored(number, self.record(number)).load(self._like)
+            self.releases[number] = self.stored(number).load(self._like)
         return self.releases[number]
 
     def forget(self, number: int) -> None:

@@ -153,6 +153,9 @@ def read_bytes(path: Path, root: Path, max_bytes: int) -> bytes:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
             raise PatchError(f"{path} is not a regular file")
+        # a directory on the way may have become a link since the path was looked at
+        if not Path(os.readlink(f"/proc/self/fd/{handle}")).is_relative_to(root):
+            raise PatchError(f"{path} leads out of the patches directory {root}")
         if facts.st_uid not in (0, os.geteuid(), root.stat().st_uid):
             raise PatchError(
                 f"{path} belongs to uid {facts.st_uid}; it must belong to root or to the owner of {root}"

@@ -309,7 +309,7 @@ class Upgrades:
             self.mover.unpin(name)
             if session.release is not target:
                 try:
-                    await self.drafting.rehearse_back(target, [session], silent)
+                    await self.drafting.rehearse_back(target.number, [session], silent)
                     move = await self.trials.moving(
                         lambda: [] if session.ended else [session], target, None, silent
                     )
@@ -419,8 +419,9 @@ class Upgrades:
         if (canary := self.trials.canary) is not None:
             self._refuse_to(to, current.number)
             return canary.release, current, await self._take_canary_back(canary, note, progress)
-        target = await self.drafting.ancestor(to)
-        await self.drafting.rehearse_back(target, self.mover.all_but(target), progress)
+        chain = self.drafting.chain(to)
+        leaving = [item for item in self.sessions.listed() if not self.mover.is_pinned(item)]
+        target = await self.drafting.rehearse_back(chain[-1], leaving, progress, chain)
         await self.ledger.begin_back(note, target.number)
         return current, target, await self._all_to(target, current, progress)
 
@@ -440,7 +441,7 @@ class Upgrades:
             return [item for item in pinned if not self.mover.is_pinned(item)]
 
         target = self.current
-        await self.drafting.rehearse_back(target, there(), progress)
+        await self.drafting.rehearse_back(target.number, there(), progress)
         await self.ledger.begin_back(note, target.number)
         move = await self.trials.moving(there, target, None, progress)
         self.trials.canary = None

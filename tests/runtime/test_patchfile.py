@@ -384,6 +384,15 @@ def test_the_bytes_that_were_signed_and_the_text_that_is_read(root):
     assert decode(root / "fix.py", raw) == FIX
 
 
+def test_a_directory_that_becomes_a_link_between_the_look_and_the_reading_leads_nowhere(root, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "fix.py").write_text(FIX)
+    (root / "later").symlink_to(elsewhere)
+    with pytest.raises(PatchError, match="leads out of the patches directory"):
+        read_bytes(root / "later" / "fix.py", root, 65_536)
+
+
 # ---- modules that go, or live on under another name
 
 

@@ -71,7 +71,7 @@ def quick():
 """
 CODE: dict[str, Any] = {"__name__": "live@9.bad"}
 exec(compile(LIVE, "live@9/bad.py", "exec"), CODE)
-TIME = "did not return within 0.2 s"
+TIME = "did not return within 0.1 s"
 MEMORY = r"took \d+ MB of memory; a step may take 128 MB"
 ENDINGS = [
     ("loop", StepOverrun, TIME),
@@ -89,7 +89,7 @@ ENDINGS = [
 
 @pytest.fixture
 def dog() -> Iterator[Watchdog]:
-    made = Watchdog(0.2, 128 << 20)
+    made = Watchdog(0.1, 128 << 20)
     made.start()
     yield made
     made.stop()
@@ -131,8 +131,8 @@ def test_an_idle_process_gets_no_signal(dog):
 
 def test_the_kernel_s_own_work_is_never_interrupted(dog):
     dog.token = object()  # as if somebody had forgotten to take it away
-    ends = time.process_time() + 0.5
-    while time.process_time() < ends:
+    ends = time.thread_time() + 0.4
+    while time.thread_time() < ends:
         pass
     dog.token = None
     assert dog.ticks >= 5
@@ -140,8 +140,8 @@ def test_the_kernel_s_own_work_is_never_interrupted(dog):
 
 
 def test_many_short_steps_are_no_long_one(dog):
-    ends = time.process_time() + 0.5
-    while time.process_time() < ends:
+    ends = time.thread_time() + 0.4
+    while time.thread_time() < ends:
         run(dog, CODE["quick"])
     assert dog.ticks >= 5
     assert dog.fired == 0
@@ -173,7 +173,7 @@ def test_guarding_is_for_calls_that_are_rare(dog):
         CODE["loop"]()
     assert dog.token is None
     dog.limit(5.0)
-    with pytest.raises(StepOverrun, match=r"within 0\.1 s"), dog.guarding(0.1):
+    with pytest.raises(StepOverrun, match=r"within 0\.2 s"), dog.guarding(0.2):
         CODE["loop"]()
     assert dog.seconds == 5.0
 
