@@ -24,6 +24,7 @@ from streamd.runtime.preview import plain as plain
 
 log = logging.getLogger("streamd")
 
+INTERRUPTS = str(Path(__file__).with_name("watchdog.py"))
 REPORTS_KEPT = 100  # crash reports on disk; the oldest go first
 
 
@@ -145,5 +146,6 @@ class CrashReports:
 
 
 def _last_frame(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+    # an interruption is raised by whoever interrupts, in the middle of what it is about
+    frames = [item for item in traceback.extract_tb(error.__traceback__) if item.filename != INTERRUPTS]
     return f" at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
