@@ -4,8 +4,10 @@ The rule this file keeps: a step pays two assignments for it and no system call.
 processor time that the process has used: an idle server gets no signal, and neither a paused machine nor a busy
 neighbour raises an alarm. The handler runs in the main thread, between two bytecodes (the regular-expression engine
 and the arithmetic of big numbers let it in as well), and raises only where a frame of live code is on the stack and
-what was announced in `token` has been seen for as long as it may take. It goes on raising at each tick until it has
-gone: a `finally` of live code cannot keep it.
+what was announced in `token` has been seen for as long as it may take. It goes on raising until that has gone, and at
+ticks as short as there are: a `finally` of live code cannot keep it. Inside of `guarding` no frame of live code is
+needed: a value that live code has made can hold up the kernel as well, such as a list that contains itself twice over
+and over, and what is done there is only taken note of afterwards.
 
 Memory is bounded twice. A step during which the resident set grows by more than `step_memory` is interrupted; and the
 soft limit of the address space is kept a gigabyte above what is used, so that one huge allocation, which no tick can
@@ -22,13 +24,13 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from time import thread_time
 from types import FrameType
 from typing import Any
 
 TICK = 0.05  # s of processor time between two looks
+URGENT = 0.001  # s; and between two interruptions of what does not heed the first
 HEADROOM = 1 << 30  # bytes of address space that may be taken within a second
 LIVE = "live@"  # what the modules of a release are called
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -60,6 +62,7 @@ class Watchdog:
         "_since",
         "_soft",
         "_statm",
+        "_urgent",
         "fired",
         "seconds",
         "step_memory",
@@ -81,6 +84,7 @@ class Watchdog:
         self._statm = -1
         self._before: Any = None
         self._soft: int | None = None
+        self._urgent = False
 
     # ---- start and stop
 
@@ -121,23 +125,19 @@ class Watchdog:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
 
-    @contextlib.contextmanager
-    def guarding(self, seconds: float = 0.0) -> Iterator[None]:
-        """Watch over live code that is called rarely: a migration, `begin`, `describe`. Raises StepOverrun."""
-        former, bound = self.token, self.seconds
-        try:
-            self.seconds = seconds or self.step_seconds
-            self.token = object()
-            yield
-        finally:
-            self.token = former
-            self.seconds = bound
+    def guarding(self, seconds: float = 0.0) -> Guarding:
+        """Watch over live code that is called rarely, or over what it has made: a migration, `begin`, `describe`, the
+        copy of a state. Raises StepOverrun."""
+        return Guarding(self, seconds)
 
     # ---- the tick
 
     def _tick(self, _number: int, frame: FrameType | None) -> None:
         self.ticks += 1
         token = self.token
+        if token is not self._seen and self._urgent:
+            self._urgent = False
+            signal.setitimer(signal.ITIMER_PROF, TICK, TICK)
         if token is None:
             self._seen = None
             return
@@ -152,8 +152,11 @@ class Watchdog:
         resident = self._memory()[1]
         if resident - self._resident > self.step_memory:
             reason = f"took {resident - self._resident >> 20} MB of memory; a step may take {self.step_memory >> 20} MB"
-        if reason and _is_live(frame):
+        if reason and (_is_live(frame) or (type(token) is Guarding and token.may_raise(frame))):
             self.fired += 1
+            if not self._urgent:
+                self._urgent = True
+                signal.setitimer(signal.ITIMER_PROF, URGENT, URGENT)
             self._resident = resident  # what is not given back is not the next step's fault
             raise StepOverrun(reason)
 
@@ -161,6 +164,33 @@ class Watchdog:
         """Bytes of address space and of resident memory."""
         pages = os.pread(self._statm, 128, 0).split(maxsplit=2)
         return int(pages[0]) * PAGE, int(pages[1]) * PAGE
+
+
+class Guarding:
+    """A `with` over which the watchdog watches; and its own token meanwhile."""
+
+    __slots__ = ("_former", "_seconds", "_watchdog")
+
+    def __init__(self, watchdog: Watchdog, seconds: float) -> None:
+        self._watchdog = watchdog
+        self._seconds = seconds
+        self._former: tuple[object | None, float] = (None, 0.0)
+
+    def __enter__(self) -> None:
+        watchdog = self._watchdog
+        self._former = watchdog.token, watchdog.seconds
+        watchdog.seconds = self._seconds or watchdog.step_seconds
+        watchdog.token = self
+
+    def __exit__(self, *_error: object) -> None:
+        self._watchdog.token, self._watchdog.seconds = self._former
+
+    def may_raise(self, frame: FrameType | None) -> bool:
+        """Not on the way out: who was interrupted there would leave the token behind."""
+        return frame is not None and frame.f_code not in (WAY_IN, WAY_OUT)
+
+
+WAY_IN, WAY_OUT = Guarding.__enter__.__code__, Guarding.__exit__.__code__
 
 
 def _is_live(frame: FrameType | None) -> bool:

@@ -2,7 +2,7 @@
 
 Caught: rehearse
 Told: live/
-Told: MemoryError
+Told: of memory were needed
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,10 @@ async def test_only_what_an_operator_signed_is_loaded_and_the_history_says_who_t
             "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{path.name}@there", "-f", str(path)
         )
     public = key.with_suffix(".pub").read_text().strip()
-    tables = {"patches": {"require_signature": True, "keys": [public]}, "probation": {"seconds": 0}}
+    tables: dict[str, dict[str, Any]] = {
+        "patches": {"require_signature": True, "keys": [public]},
+        "probation": {"seconds": 0},
+    }
     async with running(tables) as streamd:
         patch = streamd.patches / "codec_fix.py"
 

@@ -120,7 +120,7 @@ class Viewer:
                 if self._last:
                     return
                 await asyncio.sleep(0.05)
-        except (AssertionError, PeerError) as error:
+        except (AssertionError, PeerError, ValueError, asyncio.LimitOverrunError) as error:
             self.fault = repr(error)
         finally:
             self.ended.set()
