@@ -13,13 +13,13 @@ from pathlib import Path
 from time import thread_time
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
+from streamd.runtime import telling
 from streamd.runtime.commands import Difference, check, difference
 from streamd.runtime.journal import BLAMED, FAILED, SHARED, Convert, handed, revive
 from streamd.runtime.net import now_ms
 from streamd.runtime.release import Release
 from streamd.runtime.state import StateError, lift, lower, same
 from streamd.runtime.vocabulary import Event, Joined, Move, PeerError, Tick
-from streamd.runtime.watchdog import LIVE
 
 if TYPE_CHECKING:
     from streamd.runtime.session import Session, Sessions
@@ -131,8 +131,10 @@ def compare(old: Answer, new: Answer) -> Difference | None:
         return difference(old, new, same)
     if isinstance(old, PeerError) and isinstance(new, PeerError):
         return None
+    blame = new if isinstance(new, PeerError) else old
+    assert isinstance(blame, PeerError)
     words = "the peer is now blamed" if isinstance(new, PeerError) else "the peer is no longer blamed"
-    return Difference(0, "PeerError", f"{words}: {new if isinstance(new, PeerError) else old}")
+    return Difference(0, "PeerError", f"{words}: {telling.text_of(blame)}")
 
 
 def same_guests(watch: Watch, convert: Convert) -> Callable[[Any, Any], bool]:
@@ -331,7 +333,7 @@ def _brought_back(
                 state = lift(home.convert(lower(before), session.release, target), target.record)
                 event = revive(kept, session.release, target, home.convert)
         except BaseException as error:
-            log.warning("%s: no way back for its state: %s", session.name, error)
+            log.warning("%s: no way back for its state: %s", session.name, telling.told(error))
         else:
             answer = ask(home, session, target, state, event)
             if not guard.alive or not is_crash(answer):
@@ -372,15 +374,7 @@ def said(answer: Answer) -> str:
     """What was raised, and where in live code."""
     if isinstance(answer, list):
         return f"{len(answer)} commands"
-    text, place = str(answer), ""
-    trace = answer.__traceback__
-    while trace is not None:
-        module = str(trace.tb_frame.f_globals.get("__name__", ""))
-        if module.startswith(LIVE):
-            name = module.partition(".")[2] or "__init__"
-            place = f" ({name}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name})"
-        trace = trace.tb_next
-    return f"{type(answer).__name__}{': ' if text else ''}{text}{place}"
+    return telling.placed(answer)
 
 
 def _report(

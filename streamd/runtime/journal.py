@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+from streamd.runtime import telling
 from streamd.runtime.release import Release
 from streamd.runtime.state import TAG, lift, lower
 from streamd.runtime.trace import Traced
@@ -229,7 +230,7 @@ def replay(
             answer, count = error, BLAMED
         except Exception as error:
             raise Diverged(
-                f"{type(event).__name__} at {event.now} raised {type(error).__name__}: {error}"
+                f"{type(event).__name__} at {event.now} raised {telling.told(error)}"
             ) from error
         if count != entry.commands:
             raise Diverged(

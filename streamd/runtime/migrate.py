@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamd.runtime import telling
 from streamd.runtime.release import Release
 from streamd.runtime.state import TAG, StateError, check_plain, copied, fields_of, walk_records
 
@@ -218,7 +219,7 @@ def _called(
         changed = function(given)
     except Exception as error:
         raise MigrationError(
-            f"{where} raised {type(error).__name__}: {error}{_line(error, function)}"
+            f"{where} raised {telling.told(error)}{_line(error, function)}"
         ) from error
     if type(changed) is not dict:
         raise MigrationError(f"{where} returned {type(changed).__name__}, not a dict of fields")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from streamd.runtime import commands, migrate
+from streamd.runtime import commands, migrate, telling
 from streamd.runtime.commands import BadCommand
 from streamd.runtime.guard import Guard
 from streamd.runtime.net import now_ms
@@ -304,14 +304,14 @@ def resumed(state: Any, source: Release, target: Release, session: Session) -> l
         try:
             fresh = function(state, now_ms())
         except Exception as error:
-            raise BadCommand(f"{name}.resumed raised {type(error).__name__}: {error}") from error
+            raise BadCommand(f"{name}.resumed raised {telling.told(error)}") from error
         commands.check(fresh, session.groups, len(session.links))
         greeting = [*(greeting or []), *fresh]
     return greeting
 
 
 def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return telling.text_of(error) or telling.kind_of(error)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from streamd.runtime import telling
 from streamd.runtime.commands import Difference, losses
 from streamd.runtime.guard import Answer
 from streamd.runtime.health import Rates
@@ -100,7 +101,7 @@ class Probation:
     def objection(self, old: Answer, new: Answer) -> str:
         """What an explanation of differences does not cover: a loss that no rehearsal has shown, and a flood."""
         if isinstance(new, PeerError):
-            return "" if self.may_lose else f"it blames the peer, which the running code does not: {new}"
+            return "" if self.may_lose else f"it blames the peer, which the running code does not: {telling.text_of(new)}"
         if isinstance(old, BaseException) or isinstance(new, BaseException):
             return ""
         if len(new) > MOST_MORE + FLOOD * len(old):

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+from streamd.runtime import telling
 from streamd.runtime.patchfile import KERNEL, PACKAGE
 from streamd.runtime.state import StateError, prepare
 
@@ -151,8 +152,7 @@ class Release:
         except ReleaseError:
             raise
         except BaseException as error:  # SystemExit too: it would end the server
-            said = f": {error}" if str(error) else ""
-            raise ReleaseError(f"{file}: {_where(error, str(file))}{type(error).__name__}{said}") from error
+            raise ReleaseError(f"{file}: {_where(error, str(file))}{telling.told(error)}") from error
         if package is not None:
             setattr(package, short, module)
         return module

@@ -22,6 +22,7 @@ from time import monotonic
 from typing import Any
 
 from streamd.runtime import guard as guards
+from streamd.runtime import telling
 from streamd.runtime.commands import LEVELS, BadCommand, check
 from streamd.runtime.guard import Guard, Watch
 from streamd.runtime.health import CONGESTION, PEER_ERRORS, WARNINGS, Health
@@ -409,7 +410,7 @@ class Sessions:
             try:
                 self._carry[type(command)](session, command)
             except BaseException as error:  # of live code: a Move converts and may begin a session
-                failure = BadCommand(f"{type(command).__name__}: {error!r}")
+                failure = BadCommand(f"{type(command).__name__}: {telling.told(error)}")
                 failure.__cause__ = error
                 self._report(session, event, failure, session.state)
                 self._penalize(session, event)
@@ -418,12 +419,13 @@ class Sessions:
         """A peer's fault costs its own connection."""
         link = session.links.get(getattr(kept, "link", 0))
         if link is None:
-            self.counters.count(session.name, f"{type(kept).__name__} from nobody: {error}")
+            self.counters.count(session.name, f"{type(kept).__name__} from nobody: {telling.text_of(error)}")
             return
-        log.info("%s: %s closed: %s", session.name, link.peer, error)
+        said = telling.text_of(error)
+        log.info("%s: %s closed: %s", session.name, link.peer, said)
         self.counters.totals["peer errors"] += 1
         session.count_error(PEER_ERRORS)
-        link.close(str(error))
+        link.close(said)
 
     # ---- crashes
 
@@ -451,7 +453,7 @@ class Sessions:
             with self.watchdog.guarding():
                 return replay(checkpoint.release, checkpoint.lowered, entries, self.convert)
         except BaseException as error:
-            log.warning("%s: its state cannot be replayed: %s: %s", session.name, type(error).__name__, error)
+            log.warning("%s: its state cannot be replayed: %s", session.name, telling.told(error))
             return None
 
     def _report(self, session: Session, event: Event, error: BaseException, state: Any) -> None:
@@ -500,7 +502,7 @@ class Sessions:
             else:
                 session.state = self.begin(session.release, session.name, now_ms())
         except BaseException as error:
-            self.end(session, f"could not be restarted: {error}")
+            self.end(session, f"could not be restarted: {telling.told(error)}")
             return
         if not session.name.startswith(DOOR):
             session.journal.reset(checkpoint or snapshot(session.release, session.state))

@@ -21,6 +21,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
+from streamd.runtime import telling
+
 T = TypeVar("T")
 Lower = Callable[[Any], Any]
 Lift = Callable[[Any, "Records"], Any]
@@ -72,7 +74,7 @@ def lower(value: Any) -> Any:
     except StateError:
         raise
     except (TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise StateError(f"state: {error}") from error
+        raise StateError(f"state: {telling.text_of(error)}") from error
 
 
 def lift(value: Any, records: Records) -> Any:
@@ -203,7 +205,7 @@ def _hints(cls: type) -> dict[str, Any]:
         # the class's own names must not shadow the module's: a field `timeline` may be of type timeline.Timeline
         return get_type_hints(cls, globalns=names, localns=names)
     except (NameError, AttributeError, TypeError) as error:
-        raise StateError(f"{cls.__name__}: an annotation is no type: {error}") from error
+        raise StateError(f"{cls.__name__}: an annotation is no type: {telling.text_of(error)}") from error
 
 
 def _compile(cls: Any) -> _Plan:
@@ -243,7 +245,7 @@ def _compile(cls: Any) -> _Plan:
         try:
             return cls(**ready)
         except Exception as error:  # of a default's factory or of __post_init__
-            raise StateError(f"{tag} cannot be made: {type(error).__name__}: {error}") from error
+            raise StateError(f"{tag} cannot be made: {telling.told(error)}") from error
 
     return _Plan(lower_record, lift_record)
 

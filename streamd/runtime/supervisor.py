@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import json
 import logging
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from streamd.runtime import telling
 from streamd.runtime.preview import plain as plain
 
 log = logging.getLogger("streamd")
@@ -91,7 +91,7 @@ class Supervisor:
         self.reports.write(f"task {child.name}", error, {})
         if child.intensity.exceeded():
             if not self.failed.done():
-                self.failed.set_result(f"{child.name} failed too often, last with {error!r}")
+                self.failed.set_result(f"{child.name} failed too often, last with {telling.told(error)}")
             return
         child.restarts += 1
         self._run(child)
@@ -122,12 +122,12 @@ class CrashReports:
     def write(self, where: str, error: BaseException, facts: dict[str, Any]) -> Path | None:
         """Report a crash: where, why, and the facts given (last event, state, release, last events)."""
         self.count += 1
-        frames = traceback.format_exception(error)
+        frames = telling.frames(error)
         report = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "where": where,
-            "reason": f"{type(error).__name__}: {error}",
-            "traceback": frames[:1] + frames[1:][-30:],
+            "reason": telling.told(error),
+            "traceback": frames,
             **{name: plain(value) for name, value in facts.items()},
         }
         path = self.directory / f"{report['at'].replace(':', '')}-{next(self._numbers)}.json"

@@ -15,7 +15,7 @@ from time import monotonic
 from types import ModuleType
 from typing import Any
 
-from streamd.runtime import sentences
+from streamd.runtime import sentences, telling
 from streamd.runtime.drafting import Draft
 from streamd.runtime.ledger import Ledger
 from streamd.runtime.library import Library
@@ -158,7 +158,7 @@ class Trials:
             outcome = await self._verdict(trial)
         except Exception as error:
             self.sessions.reports.write("probation", error, {"release": trial.release.number})
-            outcome = {"ok": False, "stage": "bug", "error": repr(error)}
+            outcome = {"ok": False, "stage": "bug", "error": telling.told(error)}
         finally:
             if self.trial is trial:
                 self.trial = None

@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import marshal
 import signal
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from pathlib import Path
 from time import monotonic_ns, thread_time, thread_time_ns
 from typing import Any, TypeVar
 
-from streamd.runtime import commands, migrate
+from streamd.runtime import commands, migrate, telling
 from streamd.runtime.commands import BadCommand
 from streamd.runtime.journal import BLAMED, FAILED, revive
 from streamd.runtime.migrate import MigrationError
@@ -32,7 +31,7 @@ from streamd.runtime.seal import Seal
 from streamd.runtime.state import StateError, lift, lower, same
 from streamd.runtime.store import Record
 from streamd.runtime.vocabulary import Event, PeerError, Ring
-from streamd.runtime.watchdog import LIVE, Watchdog
+from streamd.runtime.watchdog import Watchdog
 from streamd.runtime.ways import Ways
 from streamd.runtime.wire import Place, ReleaseFact, outline
 
@@ -50,7 +49,6 @@ LARGER_BYTES = 1_048_576
 # A loop in C does not let the watchdog in; the kernel ends the process when one call has taken as long as so many steps.
 HARD_STEPS = 3
 HARD_SECONDS = 1.0  # and this much more
-FRAMES = 30  # of a traceback that are told
 
 
 class Failed(Exception):
@@ -232,13 +230,14 @@ class Tryout:
         """A failure in the report; `over` if there is nothing more to try after it."""
         row["ok"], row["why"] = False, str(failed)
         state = failed.state if failed.state is not None else copy.lowered
+        record = getattr(failed.cause, "record", None) if isinstance(failed.cause, MigrationError) else None
         self.report.failures.append(
             {
                 "name": copy.name,
                 "sentence": str(failed),
-                "traceback": _frames(failed.cause),
+                "traceback": telling.frames(failed.cause) if failed.cause is not None else [],
                 "event": plain(failed.event),
-                "state": _shown(getattr(failed.cause, "record", None) or state),
+                "state": _shown(record or state),
             }
         )
         self.over = failed.fatal or len(self.report.failures) >= MOST_FAILURES
@@ -316,7 +315,7 @@ class Tryout:
                 try:
                     fresh = function(state, now_ms())
                 except Exception as error:
-                    raise BadCommand(f"{name}.resumed raised {type(error).__name__}: {error}") from error
+                    raise BadCommand(f"{name}.resumed raised {telling.told(error)}") from error
                 try:
                     commands.check(fresh, copy.groups, copy.links)
                 except BadCommand as error:
@@ -327,7 +326,7 @@ class Tryout:
         try:
             told = self.target.describe(state)
         except Exception as error:
-            raise BadCommand(f"describe() of the new code raised {type(error).__name__}: {error}") from error
+            raise BadCommand(f"describe() of the new code raised {telling.told(error)}") from error
         if type(told) is not dict:
             raise BadCommand(f"describe() of the new code returned {type(told).__name__}, not a dict")
 
@@ -466,7 +465,7 @@ class Pair:
             if isinstance(old, BaseException) and isinstance(new, BaseException):
                 return None
             blamed, error = ("no longer", old) if isinstance(old, BaseException) else ("now", new)
-            return commands.Difference(0, "PeerError", f"{blamed} the peer's fault: {error}")
+            return commands.Difference(0, "PeerError", f"{blamed} the peer's fault: {telling.text_of(error)}")
         try:
             return commands.difference(old, new, self._same_guest)
         except BaseException as error:  # of a guest that cannot be lowered or converted
@@ -682,29 +681,11 @@ def _raised(what: str, error: BaseException) -> Failed:
 
 def _said(error: BaseException) -> str:
     """An exception in words, and the place in live code that it came from."""
-    said = str(error)
-    if isinstance(error, MemoryError) and not said:
-        said = "there is no more ([rehearsal] memory)"
-    text = f"{type(error).__name__}{f': {said}' if said else ''}"
-    place = ""
-    trace = error.__traceback__
-    while trace is not None:
-        name = str(trace.tb_frame.f_globals.get("__name__", ""))
-        if name.startswith(LIVE):
-            module = name.partition(".")[2] or "__init__"
-            place = f" ({module}:{trace.tb_lineno} in {trace.tb_frame.f_code.co_name})"
-        trace = trace.tb_next
-    return text + place
-
-
-def _frames(error: BaseException | None) -> list[str]:
-    if error is None:
-        return []
-    try:
-        frames = traceback.format_exception(error)
-    except Exception:  # of memory, or of a __str__ of live code
-        return [f"{type(error).__name__}\n"]
-    return frames[:1] + frames[1:][-FRAMES:]
+    said = telling.placed(error)
+    if isinstance(error, MemoryError) and not telling.text_of(error):
+        name = telling.kind_of(error)
+        said = said.replace(name, f"{name}: there is no more ([rehearsal] memory)", 1)
+    return said
 
 
 def _shown(state: Any) -> Any:

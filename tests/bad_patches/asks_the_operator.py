@@ -1,4 +1,4 @@
-"""The same with operator.attrgetter, which is getattr() by another name.
+"""Gets at the kernel's namespace with operator.attrgetter, which is getattr() by another name.
 
 Caught: check
 Told: attrgetter

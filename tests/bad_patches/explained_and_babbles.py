@@ -1,4 +1,4 @@
-"""Is allowed a line, and sends a word to every link: in the middle of what viewers read, and to the publisher.
+"""Is allowed a line, and sends a word to every link, in the middle of what it reads.
 
 Caught: probation
 Told: live/

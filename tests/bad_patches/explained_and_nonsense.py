@@ -1,4 +1,4 @@
-"""The same with a command that nobody could carry out.
+"""Answers otherwise, as it says, and then with a command that nobody could carry out.
 
 Caught: probation
 Told: BadCommand

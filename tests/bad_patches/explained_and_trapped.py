@@ -1,4 +1,4 @@
-"""The same, and the way back fails too.
+"""Answers otherwise, as it says, then raises, and what it has made cannot be taken back.
 
 Caught: probation
 Told: ZeroDivisionError

@@ -1,4 +1,4 @@
-"""The same with a pattern, in which attributes are looked up without a dot.
+"""Gets at the kernel's namespace with a pattern, in which attributes are looked up without a dot.
 
 Caught: check
 Told: does not reach for __globals__

@@ -1,4 +1,4 @@
-"""The same in other words: `except BaseException`.
+"""Tries again for ever, and catches by name what would stop it.
 
 Caught: check
 Told: neither raises nor catches BaseException

@@ -1,4 +1,4 @@
-"""The same with getattr() given to another function.
+"""Gets at the kernel's namespace with getattr() in the hands of another function.
 
 Caught: check
 Told: getattr

@@ -1,4 +1,4 @@
-"""The same through type's own __setattr__.
+"""Teaches the kernel's SendAll to carry nothing, through type's own __setattr__.
 
 Caught: check
 Told: does not reach for __setattr__

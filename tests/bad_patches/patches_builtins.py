@@ -1,4 +1,4 @@
-"""Makes len() lie to the whole process, by way of the garbage collector's friends.
+"""Makes len() lie to the whole process.
 
 Caught: check
 Told: may not import builtins

@@ -1,4 +1,4 @@
-"""The same in `finally`: a `continue` there swallows whatever interrupts the loop.
+"""Tries again for ever: a `continue` in `finally` swallows whatever interrupts it.
 
 Caught: check
 Told: in a finally swallows

@@ -1,4 +1,4 @@
-"""The same, with BaseException found among the ancestors of another.
+"""An endless loop that catches BaseException, found among the ancestors of another.
 
 Caught: probation
 Told: live/

@@ -1,4 +1,4 @@
-"""Retries for ever and lets nothing stop it, not even the watchdog.
+"""Tries again for ever, and a bare except lets nothing stop it.
 
 Caught: check
 Told: a bare except

@@ -1,4 +1,4 @@
-"""The same, with a stack of contexts that swallows whatever is raised.
+"""An endless loop in a stack of contexts that swallows whatever is raised.
 
 Caught: probation
 Told: live/
