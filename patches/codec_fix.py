@@ -26,7 +26,7 @@ from streamd.runtime.state import field, state
 
 AMENDS = "media.h264@1"
 VERSION = 2
-DIFFERS = "Parameter sets that come in a message of their own are announced with the next key picture, and not never."
+DIFFERS = "SendAll, Send, Join: parameter sets that come in a message of their own are announced with the next key picture, and not never."
 
 
 @state

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 AMENDS = "protocol.text@1"
 VERSION = 2
-DIFFERS = "Titles that are not UTF-8 are read as Windows-1252: the bytes 0x80 to 0x9F become €, „, – and their like."
+DIFFERS = "SendAll, Send, Join: titles that are not UTF-8 are read as Windows-1252: the bytes 0x80 to 0x9F become €, „, – and their like."
 
 # The characters that the bytes 0x80..0x9F of a legacy text stand for, in order: those of Windows-1252.
 SPECIAL = "€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’“”•–—˜™š›œ\x9džŸ"

@@ -1,8 +1,9 @@
-"""Steps taken inside a server that runs, for guard.py: a publisher's messages, handed to its session one by one.
+"""Steps taken inside a server that runs, for guard.py: two publishers' messages, handed to their sessions one by one.
 
-The rule this file keeps: the session, its viewers and its state are real; only the publisher's socket is left out, so
-that what is timed is the kernel's and the live code's work for one event and nothing of the network's. What the steps
-say is carried out, which is an append to the rings; the viewers are sent to afterwards, when the loop turns.
+The rule this file keeps: sessions, viewers and states are real; only the publishers' sockets are left out, so that what
+is timed is the kernel's and the live code's work for one event and nothing of the network's. What the steps say is
+carried out, which is an append to the rings; the viewers are sent to afterwards, when the loop turns. What is compared
+takes turns of milliseconds: a machine that others use as well is not equally fast for longer.
 
 The clock is the thread's: while the watchdog's timer runs, Linux counts the process's only at its ticks.
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from scripts.bench import broadcast, publishers
@@ -21,7 +24,7 @@ from streamd.runtime.state import lower
 from streamd.runtime.vocabulary import Data, Event
 from streamd.server import Server
 
-NAME = "live/bench-idle1"
+TRIED, LEFT_ALONE = "live/bench-idle1", "live/bench-idle2"
 LENGTH = 600_000  # ms of the broadcast: as much as all rounds together take
 
 
@@ -35,7 +38,7 @@ class Unwritten(Journal):
 
 
 class Stream:
-    """What the publisher of `NAME` would say next: it has stopped in the middle of its opening's last message."""
+    """What a publisher would say next: it has stopped in the middle of its opening's last message."""
 
     def __init__(self) -> None:
         messages = broadcast.until(LENGTH)
@@ -43,58 +46,81 @@ class Stream:
         begun = len(broadcast.until(publishers.OPENING))
         self.units = [units[begun - 1][-broadcast.SOUND_BYTES // 2 :], *units[begun:]]
         self.times = [message.time for message in messages[begun - 1 :]]
-        self.at = 0
+        self.at = {TRIED: 0, LEFT_ALONE: 0}
 
-    def take(self, ms: int) -> list[bytes]:
-        first, until = self.at, self.times[self.at] + ms
-        while self.times[self.at] < until:
-            self.at += 1
-        return self.units[first : self.at]
-
-
-def session(server: Server) -> Session:
-    return server.sessions.by_name[NAME]
+    def take(self, name: str, ms: int) -> list[bytes]:
+        first = at = self.at[name]
+        while self.times[at] < self.times[first] + ms:
+            at += 1
+        self.at[name] = at
+        return self.units[first:at]
 
 
-def steps(server: Server, stream: Stream, ms: int, journal: bool = True) -> dict[str, Any]:
-    """µs of CPU of a step, over so many ms of the broadcast; without the journal if so wished."""
-    one = session(server)
-    link: int = one.state.publisher.link
-    events = [Data(now_ms(), link, unit) for unit in stream.take(ms)]
-    kept = one.journal
-    if not journal:
-        one.journal = Unwritten(kept.latest)
-    gc.collect()
-    started = time.thread_time()
-    for event in events:
-        one.deliver(event)
-    took = time.thread_time() - started
-    if not journal:
-        one.journal = kept
+class Inside:
+    """The two sessions of one server: a patch may be tried on the first, the second is left alone."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.stream = Stream()
+
+    def session(self, name: str) -> Session:
+        return self.server.sessions.by_name[name]
+
+    def steps(self, name: str, ms: int) -> float:
+        """µs of CPU of a step, over so many ms of the broadcast."""
+        session = self.session(name)
+        link: int = session.state.publisher.link
+        events = [Data(now_ms(), link, unit) for unit in self.stream.take(name, ms)]
+        started = time.thread_time()
+        for event in events:
+            session.deliver(event)
+        return (time.thread_time() - started) / len(events) * 1e6
+
+    def unwritten(self, ms: int) -> float:
+        """The same without a journal."""
+        session = self.session(LEFT_ALONE)
+        kept, session.journal = session.journal, Unwritten(session.journal.latest)
+        took = self.steps(LEFT_ALONE, ms)
+        session.journal = kept
         kept.lose()
-        roll(one)
-    return {"us": took / len(events) * 1e6, "steps": len(events)}
+        roll(session)
+        return took
+
+    def turns(self, ms: int, times: int) -> dict[str, Any]:
+        """Both sessions in turns, and the second without its journal: µs of a step."""
+        kinds: dict[str, Callable[[], float]] = {
+            "tried": lambda: self.steps(TRIED, ms),
+            "plain": lambda: self.steps(LEFT_ALONE, ms),
+            "no journal": lambda: self.unwritten(ms),
+        }
+        gc.collect()
+        seen: dict[str, list[float]] = {kind: [] for kind in kinds}
+        order = deque(kinds)
+        for _ in range(times):
+            for kind in order:
+                seen[kind].append(kinds[kind]())
+            order.rotate()  # nobody is always the first
+        return seen
+
+    def recompute(self, ms: int) -> dict[str, Any]:
+        """µs of a checkpoint, and of making the state anew from it and the events of so many ms of the broadcast since."""
+        session = self.session(LEFT_ALONE)
+        checkpoint = roll(session)
+        self.steps(LEFT_ALONE, ms)
+        known = session.journal.since()
+        assert known is not None
+        started = time.thread_time()
+        again = self.server.sessions.state_before(session)
+        took = time.thread_time() - started
+        assert again is not None
+        return {"checkpoint_us": checkpoint, "recompute_us": took * 1e6, "events": len(known[1])}
 
 
-def roll(one: Session) -> float:
+def roll(session: Session) -> float:
     """µs of a checkpoint."""
     started = time.thread_time()
-    lowered = lower(one.state)
+    lowered = lower(session.state)
     took = time.thread_time() - started
-    assert one.journal.latest is not None
-    one.journal.roll(one.journal.latest._replace(lowered=lowered))
+    assert session.journal.latest is not None
+    session.journal.roll(session.journal.latest._replace(lowered=lowered))
     return took * 1e6
-
-
-def recompute(server: Server, stream: Stream, ms: int) -> dict[str, Any]:
-    """µs of a checkpoint, and of making the state anew from it and the events of so many ms of the broadcast since."""
-    one = session(server)
-    checkpoint = roll(one)
-    steps(server, stream, ms)
-    known = one.journal.since()
-    assert known is not None
-    started = time.thread_time()
-    again = server.sessions.state_before(one)
-    took = time.thread_time() - started
-    assert again is not None
-    return {"checkpoint_us": checkpoint, "recompute_us": took * 1e6, "events": len(known[1])}

@@ -9,7 +9,7 @@ for longer. It prints {"rtmp": port, "http": port} and then answers each line on
     sessions        how many broadcasts there are
     settled COUNT   the same, when there are so many
     status          what the operator's status says
-    steps MS | unwritten MS | recompute MS     see inside.py
+    turns MS TIMES | recompute MS              see inside.py
     profile PATH    what `load PATH` spends its time on in the loop's thread, on standard error
 
 The probe is a bell: a process that writes the time into a pipe every millisecond. How old that time is when the loop
@@ -116,14 +116,13 @@ def count(server: Server) -> dict[str, int]:
     return {"sessions": len(server.sessions.listed(doors=False)), "links": len(server.net.links)}
 
 
-def inside_command(server: Server, verb: str, ms: int) -> dict[str, Any]:
-    from scripts.bench import inside
+def measure_inside(server: Server, verb: str, *numbers: int) -> dict[str, Any]:
+    from scripts.bench.inside import Inside  # with minutes of the broadcast in memory
 
-    if not _streams:
-        _streams.append(inside.Stream())
-    if verb == "recompute":
-        return inside.recompute(server, _streams[0], ms)
-    return inside.steps(server, _streams[0], ms, verb == "steps")
+    if not _inside:
+        _inside.append(Inside(server))
+    told: dict[str, Any] = getattr(_inside[0], verb)(*numbers)
+    return told
 
 
 async def serve_command(server: Server, probe: Probe, verb: str, argument: str) -> dict[str, Any]:
@@ -135,8 +134,8 @@ async def serve_command(server: Server, probe: Probe, verb: str, argument: str) 
         return count(server)
     if verb == "status":
         return await ask(server, verb, {})
-    if verb in ("steps", "unwritten", "recompute"):
-        return inside_command(server, verb, int(argument))
+    if verb in ("turns", "recompute"):
+        return measure_inside(server, verb, *map(int, argument.split()))
     probe.start()
     answer: dict[str, Any] = {}
     if verb == "idle":
@@ -192,7 +191,7 @@ def obey(server: Server, probe: Probe) -> None:
     task.add_done_callback(_tasks.discard)
 
 
-_streams: list[Any] = []
+_inside: list[Any] = []
 _tasks: set[asyncio.Task[None]] = set()
 
 if __name__ == "__main__":

@@ -80,6 +80,8 @@ def check(commands: Any, groups: Container[str], links: int = 0, event: Any = No
         kind = type(command)
         if kind is SendAll:  # those of every frame
             group, data, key = command
+            if type(group) is not str:
+                raise BadCommand(f"SendAll.group is {type(group).__name__}")
             if type(data) is not bytes:
                 raise BadCommand(f"SendAll carries {type(data).__name__}, not bytes")
             if type(key) is not bool:
@@ -213,6 +215,17 @@ def difference(old: list[Any], new: list[Any], same_guest: Callable[[Any, Any], 
     return None
 
 
+def differing(old: list[Any], new: list[Any]) -> frozenset[str]:
+    """The kinds of commands in which two answers differ. Guests of a Move are not looked at: `difference` does that."""
+    kinds = {type(item) for item in (*old, *new)}
+    return frozenset(kind.__name__ for kind in kinds if _of_kind(old, kind) != _of_kind(new, kind))
+
+
+def _of_kind(commands: list[Any], kind: type) -> list[Any]:
+    found: list[Any] = [item for item in commands if type(item) is kind]
+    return [(item.link, item.to, item.create) for item in found] if kind is Move else found
+
+
 def losses(old: list[Any], new: list[Any]) -> str:
     """What somebody loses by the new answer, as a sentence: a link that only it closes or takes out of its group, one
     that it does not answer, let in or hand over, a group that it sends nothing to any more. "" if nothing is lost."""
@@ -232,6 +245,15 @@ def losses(old: list[Any], new: list[Any]) -> str:
 
 def _bytes_to(commands: list[Any], group: str) -> int:
     return sum(len(item.data) for item in commands if type(item) is SendAll and item.group == group)
+
+
+def endings(commands: list[Any]) -> dict[str, str]:
+    """The kinds of commands among these by which somebody loses a link or all, and the first of each in words."""
+    found: dict[str, str] = {}
+    for command in commands:
+        if type(command) in ENDINGS:
+            found.setdefault(type(command).__name__, _short(command))
+    return found
 
 
 ENDINGS: Mapping[type, str] = {

@@ -40,6 +40,7 @@ class Draft:
     release: Release
     record: Record
     codes: dict[str, bytes]
+    explained: frozenset[str] = frozenset()  # kinds of commands that its patches say may differ
     again: bool = False  # it is the canary that runs already
 
     @property
@@ -159,7 +160,8 @@ class Drafting:
             signers=[item for item in signers if item],
         )
         self.library.records[number] = record
-        return Draft(release, record, merged.codes)
+        explained = [patchfile.explained(item.differs) for item in merged.patches]
+        return Draft(release, record, merged.codes, frozenset().union(*explained))
 
     async def rehearse(
         self, draft: Draft, child: Rehearsal, wishes: Wishes, progress: Progress, refuse: bool = True
@@ -196,14 +198,16 @@ class Drafting:
     def judge(self, report: dict[str, Any], draft: Draft, wishes: Wishes) -> None:
         """Raise Refusal for differences that nobody has explained."""
         refuse_failures(report)
-        if not report["different"] or wishes.accept_differences or draft.record.differs:
+        unexplained = {*report["kinds"]} - draft.explained
+        if not unexplained or wishes.accept_differences:
             return
-        first = report["differences"][0]
+        told = report["differences"]
+        first = next((item for item in told if unexplained & {*item["kinds"]}), told[0])
         raise Refusal(
             "differences",
             f"of {report['events']} events replayed {report['different']} would be answered differently; the first in "
             f"{first['name']}, {first['event']}: {first['sentence']}. If that is what the patch is for, load it with "
-            '--accept-differences, or let it say so: DIFFERS = "what is different, and why". Nothing was changed',
+            f'--accept-differences, or let it say so: DIFFERS = "{", ".join(sorted(unexplained))}: why". Nothing was changed',
             report=report,
         )
 
@@ -236,8 +240,7 @@ class Drafting:
         merged = {**report, "shadow": seen}
         for key in ("failures", "differences"):
             merged[key] = [*report[key], *seen[key]]
-        for key in ("added", "missing"):
-            merged[key] = sorted({*report[key], *seen[key]})
+        merged["kinds"] = sorted({*report["kinds"], *seen["kinds"]})
         for key in ("different", "ends", "cured", "events"):
             merged[key] = report[key] + seen[key]
         return merged

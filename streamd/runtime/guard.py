@@ -43,10 +43,14 @@ class Watch(Protocol):
         """Whether a difference between the answers is a failure."""
 
     @property
+    def lost(self) -> bool:
+        """Whether it has failed already, so that whoever still can is to stay with the old code."""
+
+    @property
     def reversible(self) -> bool:
         """Whether there is a way back for the new code's records."""
 
-    def objection(self, old: Answer, new: Answer) -> str:
+    def objection(self, old: Answer, new: Answer, found: Difference) -> str:
         """Why a difference is a failure although differences were explained; "" if it is none."""
 
     def failed(self, session: Session, event: Event, sentence: str, report: Path | None) -> None:
@@ -168,6 +172,9 @@ def step(home: Sessions, session: Session, event: Event) -> None:
     assert guard is not None
     watch = guard.watch
     kept = home.kept(session, event)
+    if watch.lost and guard.exact:
+        stay(home, session, kept)
+        return
     home.watchdog.seconds = home.bounds.guarded_ms / 1000
     began = thread_time()
     new = ask(home, session, session.release, session.state, event)
@@ -199,7 +206,9 @@ def step(home: Sessions, session: Session, event: Event) -> None:
     guard.differs = found is not None
     wrong = guard.slow
     if found is not None and not wrong:
-        wrong = f"it answers otherwise: {found.sentence}" if watch.strict else watch.objection(old, new)
+        wrong = (
+            f"it answers otherwise: {found.sentence}" if watch.strict else watch.objection(old, new, found)
+        )
     if wrong:
         fall_back(home, session, kept, new, old, wrong)
         return
@@ -207,6 +216,19 @@ def step(home: Sessions, session: Session, event: Event) -> None:
         guard.differences += 1
         watch.differed(session, kept, found)
     settle(home, session, kept, new)
+
+
+def stay(home: Sessions, session: Session, kept: Event) -> None:
+    """The probation has failed in another session: be on the old release without having asked the new code again."""
+    guard = session.guard
+    assert guard is not None
+    try:
+        event = _for_the_old(home, session, guard, kept)
+    except BaseException as error:
+        fall_back(home, session, kept, error, None, f"a guest cannot be brought back: {said(error)}")
+        return
+    session.change_code(guard.watch.old, guard.state, home.lowered(guard.state))
+    home.handle(session, event)
 
 
 def _for_the_old(home: Sessions, session: Session, guard: Guard, kept: Event) -> Event:
@@ -223,7 +245,7 @@ def _compared(home: Sessions, guard: Guard, old: Answer, new: Answer) -> Differe
     if isinstance(old, list) and isinstance(new, list) and Move in map(type, old):
         for command in old:
             if type(command) is Move:
-                guard.guests[command.link] = lower(command.guest)
+                guard.guests[command.link] = home.lower(command.guest)
         with home.watchdog.guarding():
             return difference(old, new, same_guests(guard.watch, home.convert))
     return compare(old, new)
@@ -304,7 +326,7 @@ def fall_back(
         home.crash(session, kept, new if is_crash(new) else Deviation(sentence))
         watch.failed(session, kept, sentence, report)
         return
-    session.change_code(watch.old, state, lowered(state))
+    session.change_code(watch.old, state, home.lowered(state))
     session.steps += 1
     session.journal.note(kept, FAILED)  # so it was for the new code; the checkpoint is of the time after it
     # before the commands: who begins by one of them begins on the old code
@@ -350,7 +372,7 @@ def not_plain(home: Sessions, session: Session, error: StateError) -> bool:
         return False
     watch, event = guard.watch, Tick(now_ms(), "checkpoint")
     sentence = f"what it keeps is no state: {error}"
-    checkpoint = lowered(guard.state) if guard.alive else None
+    checkpoint = home.lowered(guard.state) if guard.alive else None
     if guard.alive and checkpoint is None:
         return False  # nor can the old code's
     report = None
@@ -360,14 +382,6 @@ def not_plain(home: Sessions, session: Session, error: StateError) -> bool:
         session.change_code(watch.old, guard.state, checkpoint)
     watch.failed(session, event, sentence, report)
     return guard.alive
-
-
-def lowered(state: Any) -> Any:
-    """The state lowered; None where it is not plain."""
-    try:
-        return lower(state)
-    except StateError:
-        return None
 
 
 def said(answer: Answer) -> str:

@@ -229,9 +229,7 @@ def replay(
         except PeerError as error:
             answer, count = error, BLAMED
         except Exception as error:
-            raise Diverged(
-                f"{type(event).__name__} at {event.now} raised {telling.told(error)}"
-            ) from error
+            raise Diverged(f"{type(event).__name__} at {event.now} raised {telling.told(error)}") from error
         if count != entry.commands:
             raise Diverged(
                 f"{type(event).__name__} at {event.now} was answered with {_count(entry.commands)}, "

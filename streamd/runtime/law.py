@@ -45,16 +45,32 @@ NOT_CAUGHT = frozenset(
 REACHING = frozenset(
     "__globals__ __builtins__ __subclasses__ __code__ __class__ __dict__ __closure__ __defaults__ __kwdefaults__ "
     "__bases__ __base__ __mro__ __setattr__ __delattr__ __getattribute__ __import__ __loader__ __spec__ __func__ "
-    "__self__ __wrapped__ __annotations__ __reduce__ __reduce_ex__ tb_frame f_globals f_locals f_back gi_frame".split()
+    "__self__ __wrapped__ __annotations__ __reduce__ __reduce_ex__ __traceback__ __context__ mro cell_contents tb_frame "
+    "tb_next f_globals f_locals f_builtins f_back gi_frame gi_code".split()
 )
 # Names of the standard library that look attributes up by a name that only shows when it runs.
 LOOKUPS = frozenset({"attrgetter", "methodcaller"})
-# Methods that the interpreter calls at moments of its own, or that swallow what is raised inside a `with`.
-SPECIAL = frozenset("__del__ __exit__ __aexit__ __getattribute__ __setattr__ __delattr__".split())
+# What of the standard library live code may import. Everything else waits, does I/O, keeps hidden state, makes code or
+# classes out of data, or holds modules that do.
+LIBRARY = frozenset(
+    "__future__ array base64 binascii bisect collections copy dataclasses enum fractions functools hashlib heapq hmac "
+    "html ipaddress itertools json math numbers operator re statistics string struct textwrap types typing unicodedata "
+    "urllib.parse zlib".split()
+)
+# And what of it not: it makes classes and functions, evaluates text, or is a loop in C that no signal reaches.
+NOT_OF_LIBRARY = frozenset(
+    "Formatter make_dataclass new_class FunctionType LambdaType CodeType MethodType ModuleType get_type_hints ForwardRef "
+    "permutations combinations combinations_with_replacement product pbkdf2_hmac scrypt".split()
+)
+LONGEST_RANGE = 1 << 31
+# Names between double underscores are called by the interpreter, at moments of its own and in the kernel's hands: to
+# compare, to count, to print, to collect. Live code defines these alone, and __init__ in a class that is no record.
+HARMLESS = frozenset({"__slots__", "__doc__", "__all__", "__match_args__"})
 ENDLESS = frozenset({"count", "cycle", "repeat"})  # of itertools
 # What ends with the shortest of its arguments, so that an endless one beside another is bounded.
 ENDING = frozenset({"zip", "map", "islice"})
 
+GOING_ON = (ast.While, ast.For, ast.With, ast.Try, ast.TryStar, ast.Call)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -78,6 +94,9 @@ def _broken(module: str, tree: ast.Module, known: frozenset[str]) -> Iterator[tu
     yield from _mutable_values(tree)
     top = {id(node) for node in tree.body}
     own = all_bound(tree)
+    inits = {
+        id(item) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for item in node.body
+    }  # where an __init__ may stand
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         match node:
@@ -105,8 +124,6 @@ def _broken(module: str, tree: ast.Module, known: frozenset[str]) -> Iterator[tu
                 for item in node.decorator_list:
                     if _last_name(item) in CACHES:
                         yield item, "a cache is hidden state, and keeps old code alive; keep it in @state"
-                if isinstance(node, ast.FunctionDef) and node.name in SPECIAL:
-                    yield node, f"live code defines no {node.name}: nothing would show when it runs"
             case ast.Name(id="getattr", ctx=ast.Load()) if id(node) not in called and "getattr" not in own:
                 yield (
                     node,
@@ -118,6 +135,16 @@ def _broken(module: str, tree: ast.Module, known: frozenset[str]) -> Iterator[tu
                 yield node, f"live code does not reach for {name}"
             case ast.MatchClass() if hidden := REACHING.intersection(node.kwd_attrs):
                 yield node, f"live code does not reach for {min(hidden)}"
+            case ast.Attribute(attr=name) if name in NOT_OF_LIBRARY and _in_library(node, tree):
+                yield node, f"live code does not use {name}: {_instead(name)}"
+            case ast.Attribute(attr=name, ctx=ast.Store() | ast.Del()) if _dunder(name):
+                yield node, f"live code does not change {name}: the interpreter would call it"
+            case ast.Call(func=ast.Name(id="type"), args=given) if len(given) != 1:
+                yield node, "live code does not make classes of data; write a class statement"
+            case ast.Call(func=ast.Name(id="range"), args=given) if any(
+                abs(number) > LONGEST_RANGE for number in map(_number, given)
+            ):
+                yield node, "a range of more than 2**31 never ends where no watchdog reaches it; bound it"
             case ast.ExceptHandler(type=None):
                 yield node, "a bare except would swallow the watchdog's call; name what may be raised"
             case ast.Name(id=name, ctx=ast.Load()) if name in NOT_CAUGHT:
@@ -129,8 +156,17 @@ def _broken(module: str, tree: ast.Module, known: frozenset[str]) -> Iterator[tu
                         leaving,
                         f"{word} in a finally swallows whatever was raised, the watchdog's call too",
                     )
+                for going in _going_on(node.finalbody):
+                    yield (
+                        going,
+                        "a finally runs on after the watchdog's call: no loop and no call there",
+                    )
             case _:
                 pass
+        for name in _names_bound_by(node):
+            if _dunder(name) and name not in HARMLESS and not (name == "__init__" and id(node) in inits):
+                yield node, f"live code defines no {name}: nothing would show when it runs"
+    yield from _classes(tree)
     yield from _endless(tree)
     yield from _changes_of_shared(tree)
 
@@ -145,7 +181,7 @@ def _bad_imports(module: str, node: ast.Import | ast.ImportFrom, known: frozense
     names = [item.name for item in node.names] if isinstance(node, ast.Import) else [node.module or ""]
     for name in names:
         root = name.partition(".")[0]
-        if root in FORBIDDEN or (root.startswith("_") and root != "__future__"):
+        if root in FORBIDDEN - {"urllib"} or (root.startswith("_") and root != "__future__"):
             yield f"live code may not import {name}: I/O, time, logging and randomness are commands or come with the event"
         elif (
             root == "streamd"
@@ -156,10 +192,13 @@ def _bad_imports(module: str, node: ast.Import | ast.ImportFrom, known: frozense
             yield f"live code may not import {name}; of the kernel only {' and '.join(sorted(KERNEL))}"
         elif root != "streamd" and root not in sys.stdlib_module_names:
             yield f"live code may not import {name}: it has the standard library and streamd.live only"
+        elif root != "streamd" and root not in LIBRARY and name not in LIBRARY:
+            yield f"live code may not import {name}; of the standard library only {', '.join(sorted(LIBRARY))}"
         elif isinstance(node, ast.ImportFrom) and (root != "streamd" or name in KERNEL):
             for item in node.names:
                 hidden = item.name.startswith("_") or item.name in sys.stdlib_module_names
-                if item.name in FORBIDDEN | LOOKUPS or (name in KERNEL and hidden):
+                refused = FORBIDDEN | LOOKUPS | NOT_OF_LIBRARY
+                if item.name in refused or (name in KERNEL and hidden):
                     yield f"live code may not import {item.name} from {name}"
         elif isinstance(node, ast.Import) and root == "streamd":
             yield f"write: from {name.rpartition('.')[0]} import {name.rpartition('.')[2]}"
@@ -220,7 +259,77 @@ def _mutable(value: ast.expr | None) -> bool:
             return False
 
 
+# ---- classes -------------------------------------------------------------------------------------------------
+
+
+def _classes(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    """Records that are more than data, and classes that are made by something else than a class statement."""
+    records = {"state"} | {
+        item.asname or item.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == "streamd.runtime.state"
+        for item in node.names
+        if item.name == "state"
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for keyword in node.keywords:
+            if keyword.arg != "total":  # of a TypedDict
+                yield keyword.value, "live code has no metaclasses: nothing would show when they run"
+        if not records.intersection(map(_last_name, node.decorator_list)):
+            continue
+        if len(node.decorator_list) > 1:
+            yield node.decorator_list[1], f"{node.name} is a record: @state is its only decorator"
+        for base in node.bases:
+            yield base, f"{node.name} is a record: it has fields of its own and inherits nothing"
+        for item in node.body:
+            match item:
+                case ast.AnnAssign(target=ast.Name()) | ast.Pass() | ast.Expr(value=ast.Constant()):
+                    pass
+                case ast.FunctionDef():
+                    yield item, f"{node.name} is a record: it has fields only; write a function beside it"
+                case _:
+                    yield item, f"{node.name} is a record: it has fields only, each with its type"
+
+
+def _dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
 # ---- what could not be interrupted ---------------------------------------------------------------------------
+
+
+def _instead(name: str) -> str:
+    if name in ("permutations", "combinations", "combinations_with_replacement", "product"):
+        return "it may never end where no watchdog reaches it; write the loops"
+    return "it makes code of data, or takes time where no watchdog reaches it"
+
+
+def _number(node: ast.expr) -> int:
+    """What an expression of whole numbers comes to, as far as that matters; 0 for anything else."""
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_number(operand)
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return _number(left) * _number(right)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return int(_number(left) ** min(max(_number(right), 0), 64))
+        case ast.BinOp(left=left, op=ast.LShift(), right=right):
+            return _number(left) << min(max(_number(right), 0), 64)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _number(left) + _number(right)
+    return 0
+
+
+def _going_on(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """Loops and calls in a `finally`."""
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, GOING_ON):
+                yield node
 
 
 def _leaving(body: list[ast.stmt], in_loop: bool = False) -> Iterator[ast.stmt]:

@@ -218,9 +218,7 @@ def _called(
     try:
         changed = function(given)
     except Exception as error:
-        raise MigrationError(
-            f"{where} raised {telling.told(error)}{_line(error, function)}"
-        ) from error
+        raise MigrationError(f"{where} raised {telling.told(error)}{_line(error, function)}") from error
     if type(changed) is not dict:
         raise MigrationError(f"{where} returned {type(changed).__name__}, not a dict of fields")
     try:

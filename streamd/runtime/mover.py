@@ -99,11 +99,13 @@ class Mover:
         watch: Probation | None,
         progress: Progress,
         key_seconds: float = 0.0,
+        allowed: frozenset[str] | None = None,
     ) -> Move:
         """Move those that `chosen` gives, again and again until all of them are there.
 
         `watch` guards them from then on. With `key_seconds` each is moved at its next key unit, and after so long
-        wherever it is. Raises MoveError after having put everyone back.
+        wherever it is. `allowed` are the kinds of commands by which a `resumed` may cut somebody off; None for any.
+        Raises MoveError after having put everyone back.
         """
         move = Move()
         self.paused = {session: pause for session, pause in self.paused.items() if not session.ended}
@@ -114,10 +116,10 @@ class Mover:
         def change(session: Session) -> None:
             source = session.release
             try:
-                pause = self._change(session, target, ways, watch)
+                pause = self._change(session, target, ways, watch, allowed)
                 move.pauses[session.name] = self.paused[session] = pause
                 came_from[session] = source
-            except (Exception, StepOverrun) as error:
+            except BaseException as error:  # SystemExit of live code as well
                 failed.append(f"{session.name}: {_said(error)}")
 
         await progress("move", 0, sum(1 for item in chosen() if item.release is not target))
@@ -187,23 +189,26 @@ class Mover:
         target: Release,
         ways: dict[int, list[migrate.Steps]],
         watch: Probation | None = None,
+        allowed: frozenset[str] | None = None,
+        seconds: float = 0.0,
     ) -> float:
         """suspend, change code, resume; gives the pause in ms.
 
-        `ways` are those from other releases to `target`, found as they are needed.
+        `ways` are those from other releases to `target`, found as they are needed; `seconds` is what live code may take,
+        if that is less than a step may.
         """
         started = monotonic()
         source, former = session.release, session.state
         session.suspend()
         try:
-            with self.sessions.watchdog.guarding():
+            with self.sessions.watchdog.guarding(seconds):
                 if source.number not in ways:
                     ways[source.number] = self.ways.way(source, target)
                 lowered = lower(former)
                 for steps in ways[source.number]:
                     lowered = migrate.apply(lowered, steps)
                 state = lift(lowered, target.record)
-                greeting = resumed(state, source, target, session)
+                greeting = resumed(state, source, target, session, allowed)
                 # `resumed` may have changed the state
                 lowered = lower(state) if greeting is not None else lowered
             guard = Guard(watch, former) if watch is not None and source is watch.old else None
@@ -216,37 +221,50 @@ class Mover:
             session.resume()
         return round((monotonic() - started) * 1000, 3)
 
-    def put_back(self, came_from: dict[Session, Release]) -> list[str]:
+    def put_back(self, came_from: dict[Session, Release], silent: set[Release] | None = None) -> list[str]:
         """Everyone returns to where it was. A guarded session has never left, as it were: its old state went along.
 
-        Who can go back neither so nor by conversion stays where it is, for nobody is cut off; gives their names.
+        Who can go back neither so nor by conversion stays where it is, for nobody is cut off; gives their names. A
+        release whose code has not returned once is `silent`: its code is not asked again where a guard has a state.
         """
         stayed = []
+        silent = set() if silent is None else silent
         ways: dict[Release, dict[int, list[migrate.Steps]]] = {}
         for session, source in came_from.items():
             if session.ended or session.release is source:
                 continue
             try:
-                self._back(session, source, ways.setdefault(source, {}))
-            except (Exception, StepOverrun) as error:
+                self._back(session, source, ways.setdefault(source, {}), silent)
+            except BaseException as error:
                 log.error("%s cannot go back to release %d: %s", session.name, source.number, _said(error))
                 stayed.append(session.name)
         return stayed
 
-    def _back(self, session: Session, source: Release, ways: dict[int, list[migrate.Steps]]) -> None:
+    def _back(
+        self,
+        session: Session,
+        source: Release,
+        ways: dict[int, list[migrate.Steps]],
+        silent: set[Release],
+    ) -> None:
         guard = session.guard
         if guard is not None and guard.watch.old is not source:
             guard = None
-        if guard is None or not guard.exact:
+        left = session.release
+        if guard is None or not (guard.exact or (guard.alive and left in silent)):
+            seconds = self.sessions.bounds.guarded_ms / 1000
             try:
-                self._change(session, source, ways)
+                # nobody is cut off by going back, whatever a `resumed` says
+                self._change(session, source, ways, allowed=frozenset(), seconds=seconds)
                 return
-            except (Exception, StepOverrun):
+            except BaseException as error:
+                if isinstance(error, StepOverrun):
+                    silent.add(left)
                 if guard is None or not guard.alive:
                     raise
         session.suspend()
         try:
-            session.change_code(source, guard.state, lower(guard.state))
+            session.change_code(source, guard.state, self.sessions.lowered(guard.state))
         finally:
             session.resume()
 
@@ -254,6 +272,7 @@ class Mover:
         """All sessions of a release on probation return to the one before, those born on it included."""
         move = Move()
         slices = Slices(self.slice_s)
+        silent: set[Release] = set()
         with collector_off():
             slices.begin()
             while waiting := [
@@ -261,7 +280,7 @@ class Mover:
             ]:
                 for session in waiting:
                     started = monotonic()
-                    move.stayed += self.put_back({session: probation.old})
+                    move.stayed += self.put_back({session: probation.old}, silent)
                     move.pauses[session.name] = round((monotonic() - started) * 1000, 3)
                     if slices.over():
                         slices.end()
@@ -290,11 +309,13 @@ class Slices:
         self.longest_ms = max(self.longest_ms, round((monotonic() - self._began) * 1000, 3))
 
 
-def resumed(state: Any, source: Release, target: Release, session: Session) -> list[Any] | None:
+def resumed(
+    state: Any, source: Release, target: Release, session: Session, allowed: frozenset[str] | None = None
+) -> list[Any] | None:
     """The commands with which the changed modules of `target` greet a session whose new state this is; None if no
     module has anything to say.
 
-    Raises BadCommand.
+    Raises BadCommand, also for commands by which somebody is cut off, unless they are of a kind that is `allowed`.
     """
     greeting: list[Any] | None = None
     for name, module in target.modules.items():
@@ -306,6 +327,9 @@ def resumed(state: Any, source: Release, target: Release, session: Session) -> l
         except Exception as error:
             raise BadCommand(f"{name}.resumed raised {telling.told(error)}") from error
         commands.check(fresh, session.groups, len(session.links))
+        for kind, words in commands.endings(fresh).items():
+            if allowed is not None and kind not in allowed:
+                raise BadCommand(f"{name}.resumed answers {words}, which no rehearsal has shown")
         greeting = [*(greeting or []), *fresh]
     return greeting
 

@@ -5,7 +5,7 @@
     ADDS = "media.av2"         a new module
     REMOVES = "media.h264@1"   the module goes; the file says nothing else
     ADDS and RENAMES = "media.h264@1"  the module lives on under the name that is added, and the file is the module
-    DIFFERS = "..."            beside any of them: what behaves otherwise on purpose, in a sentence
+    DIFFERS = "SendAll: ..."   beside any of them: commands that are answered otherwise on purpose, and why
 
 The rule this file keeps: everything is learnt from the syntax tree, and every refusal is a sentence that names
 file, line and what to write instead. What live code may be is the law's affair (law.py).
@@ -21,6 +21,7 @@ import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from streamd.runtime import source
 from streamd.runtime.law import KERNEL, all_bound, check_live_source
@@ -34,6 +35,7 @@ from streamd.runtime.source import (
     lines_of,
     versions_of,
 )
+from streamd.runtime.vocabulary import Command
 
 __all__ = [
     "KERNEL",
@@ -44,6 +46,7 @@ __all__ = [
     "check_live_source",
     "contained",
     "decode",
+    "explained",
     "find",
     "merge",
     "parse",
@@ -59,6 +62,8 @@ HEADERS = (*KINDS, "RENAMES", "DIFFERS")
 MIGRATIONS = re.compile(r"(upgrade|downgrade)(_[A-Z]\w*|_session)?|resumed")
 MODULE = r"[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*"
 HEADER_VALUE = re.compile(rf"({MODULE})@(\d{{1,9}})")
+COMMANDS = frozenset(kind.__name__ for kind in get_args(Command))
+DIFFERENCE = re.compile(r"[A-Z][A-Za-z]*(?: *, *[A-Z][A-Za-z]*)* *: *\S[^\n]*")
 LONGEST_REASON = 500  # characters of DIFFERS: it is one sentence, and stands in status and history
 
 
@@ -245,14 +250,25 @@ def _version(path: Path, text: str, words: Mapping[str, ast.stmt], kind: str, ab
 
 def _differs(path: Path, text: str, node: ast.stmt) -> str:
     value = constant(node)
-    if not isinstance(value, str) or not value.strip() or "\n" in value or len(value) > LONGEST_REASON:
+    found = DIFFERENCE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None or len(found[0]) > LONGEST_REASON:
         raise error_at(
             path,
             text,
             node,
-            f"DIFFERS must be one sentence of at most {LONGEST_REASON} characters: what behaves otherwise, and why",
+            'DIFFERS must name the commands that differ and say why, as in "SendAll, Join: newcomers get the title", in at '
+            f"most {LONGEST_REASON} characters",
         )
-    return value.strip()
+    if odd := sorted(explained(found[0]) - COMMANDS):
+        raise error_at(
+            path, text, node, f"DIFFERS names {odd[0]}, which is none of {', '.join(sorted(COMMANDS))}"
+        )
+    return found[0]
+
+
+def explained(differs: str) -> frozenset[str]:
+    """The kinds of commands that a DIFFERS speaks of."""
+    return frozenset(name.strip() for name in differs.partition(":")[0].split(",") if name.strip())
 
 
 # ---- merge ---------------------------------------------------------------------------------------------------

@@ -17,16 +17,15 @@ from time import monotonic
 from typing import Any
 
 from streamd.runtime import telling
-from streamd.runtime.commands import Difference, losses
+from streamd.runtime.commands import Difference, differing, losses
 from streamd.runtime.guard import Answer
 from streamd.runtime.health import Rates
 from streamd.runtime.net import now_ms
 from streamd.runtime.release import Release
 from streamd.runtime.seal import Seal
-from streamd.runtime.session import DOOR, Session, Sessions
+from streamd.runtime.session import DOOR, CannotDescribe, Session, Sessions
 from streamd.runtime.state import lift, lower
 from streamd.runtime.vocabulary import Event, PeerError
-from streamd.runtime.watchdog import StepOverrun
 
 log = logging.getLogger("streamd")
 
@@ -38,7 +37,7 @@ AUDITS = 5
 GROWTH, MOST_GROWN = 4, 1 << 20  # a state may be so many times as large as the old code's, and so many bytes
 STORM, MOST_STEPS = 10, 1000  # steps may be so many times as frequent as before, and so many a second
 # A session with hardly any events is waited for at most this many times as long as the others.
-PATIENCE = 4
+PATIENCE = 2
 
 
 FLOOD, MOST_MORE = (
@@ -64,7 +63,7 @@ class Probation:
         sessions: Sessions,
         old: Release,
         new: Release,
-        strict: bool,
+        allowed: frozenset[str],
         may_lose: bool,
         reversible: bool,
         seal: Seal,
@@ -73,7 +72,10 @@ class Probation:
         self.sessions = sessions
         self.old = old
         self.new = new
-        self.strict = strict
+        self.allowed = (
+            allowed  # kinds of commands that may differ: the patch says why, or somebody has seen it
+        )
+        self.strict = not allowed
         self.may_lose = may_lose  # a rehearsal has shown that somebody loses something, and it was accepted
         self.reversible = reversible
         self.failure: Failure | None = None
@@ -87,10 +89,16 @@ class Probation:
         self._seal = seal
         self._rise = rise
         self._before: dict[Session, tuple[Rates, int]] = {}
+        self._moved: list[Session] = []
+        self._had = False  # anybody who has moved
         self._often: dict[Session, float] = {}  # events a second before the move
         self._steps: dict[Session, int] = {}  # at the last look
         self._looked = self.since
         self._doors = sessions.door_health.before(now_ms()), now_ms()
+
+    @property
+    def lost(self) -> bool:
+        return self.failure is not None
 
     # ---- what guards say (runtime.guard.Watch)
 
@@ -98,12 +106,20 @@ class Probation:
         """The new code failed, the old code has handled the event; the session is on the old release."""
         self.fail(session.name, sentence, report)
 
-    def objection(self, old: Answer, new: Answer) -> str:
-        """What an explanation of differences does not cover: a loss that no rehearsal has shown, and a flood."""
+    def objection(self, old: Answer, new: Answer, found: Difference) -> str:
+        """What an explanation of differences does not cover: other kinds of commands than it names, a flood, and a loss
+        that no rehearsal has shown."""
         if isinstance(new, PeerError):
-            return "" if self.may_lose else f"it blames the peer, which the running code does not: {telling.text_of(new)}"
+            return (
+                ""
+                if self.may_lose
+                else f"it blames the peer, which the running code does not: {telling.text_of(new)}"
+            )
         if isinstance(old, BaseException) or isinstance(new, BaseException):
             return ""
+        kinds = {*differing(old, new)} or {found.kind}
+        if unexplained := sorted(kinds - self.allowed):
+            return f"it answers otherwise, and nothing explains that of {', '.join(unexplained)}: {found.sentence}"
         if len(new) > MOST_MORE + FLOOD * len(old):
             return f"it answers {len(new)} commands, where the running code answers {len(old)}"
         return "" if self.may_lose else losses(old, new)
@@ -122,6 +138,9 @@ class Probation:
 
     def enrol(self, session: Session) -> None:
         """A session is about to move: remember how it fares."""
+        if not session.name.startswith(DOOR):
+            self._moved.append(session)
+            self._had = True
         now, events = now_ms(), session.journal.events
         seconds = max(now - events[0].now, 1000) / 1000 if events else 1.0
         self._before[session] = session.health.before(now), now
@@ -152,6 +171,7 @@ class Probation:
             over = monotonic() >= self.until and (
                 monotonic() >= self.since + PATIENCE * seconds or not any(self._waited_for(events))
             )
+            over = over or self._deserted()
             if over or monotonic() >= audit:
                 await self.audit()
                 audit = monotonic() + every
@@ -166,9 +186,15 @@ class Probation:
         return self.failure
 
     def _waited_for(self, events: int) -> Iterator[Session]:
-        for session in self.guarded():
-            if session.guard and 0 < session.guard.events < events and not session.name.startswith(DOOR):
+        """Sessions that have moved and have had some events, but not enough; who came later is not waited for."""
+        for session in self._moved:
+            if not session.ended and session.guard and 0 < session.guard.events < events:
                 yield session
+
+    def _deserted(self) -> bool:
+        """All that have moved have ended, and nobody new is there: there is nothing to look at."""
+        self._moved = [session for session in self._moved if not session.ended]
+        return self._had and not self._moved and not self.guarded()
 
     def look(self) -> None:
         """Compare error rates and the number of steps with those before, and namespaces with what they were."""
@@ -205,12 +231,15 @@ class Probation:
             try:
                 with self.sessions.watchdog.guarding():
                     lowered = lower(session.state)
-                    lift(lowered, self.new.record)
+                    copy = lift(lowered, self.new.record)
                     size = len(marshal.dumps(lowered))
                     if self.reversible:
                         lift(ways(lowered, self.new, self.old), self.old.record)
-            except (Exception, StepOverrun) as error:
-                self.fail(session.name, f"its state cannot be taken back: {error}")
+            except BaseException as error:  # SystemExit of live code as well
+                said = telling.text_of(error) or telling.kind_of(error)
+                self.fail(session.name, f"its state cannot be taken back: {said}")
+                return
+            if not self.describes(session, copy):
                 return
             if guard.alive and size > MOST_GROWN:
                 former = len(marshal.dumps(lower(guard.state)))
@@ -223,6 +252,25 @@ class Probation:
             if monotonic() - started > AUDIT_SLICE:
                 await asyncio.sleep(0)
                 started = monotonic()
+
+    def describes(self, session: Session, state: Any) -> bool:
+        """Whether the new code can tell what it is doing; if not, and the old code can, the probation has failed."""
+        try:
+            self.sessions.described(self.new, state)
+        except CannotDescribe as error:
+            self.undescribed(session, str(error))
+            return self.failure is None
+        return True
+
+    def undescribed(self, session: Session, sentence: str) -> None:
+        """The new code's describe() has failed on one of its sessions."""
+        guard = session.guard
+        if guard is not None and guard.alive:
+            try:
+                self.sessions.described(self.old, guard.state)
+            except CannotDescribe:
+                return  # nothing that the patch has brought about
+        self.fail(session.name, sentence)
 
     def release_guards(self) -> None:
         for session in self.guarded():

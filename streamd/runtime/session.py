@@ -40,6 +40,7 @@ from streamd.runtime.journal import (
     revive,
 )
 from streamd.runtime.net import Exchange, Group, Link, Net, now_ms
+from streamd.runtime.preview import plain
 from streamd.runtime.release import Release
 from streamd.runtime.state import StateError, lift, lower
 from streamd.runtime.supervisor import CrashReports, Intensity
@@ -69,7 +70,7 @@ from streamd.runtime.vocabulary import (
     Tick,
     Wake,
 )
-from streamd.runtime.watchdog import StepBounds, Watchdog
+from streamd.runtime.watchdog import StepBounds, StepOverrun, Watchdog
 
 log = logging.getLogger("streamd")
 
@@ -88,6 +89,10 @@ Tap = Callable[["Session", Event, int], None]
 
 class CannotBegin(Exception):
     """Live code failed to begin a session."""
+
+
+class CannotDescribe(Exception):
+    """Live code failed to tell what a session is doing."""
 
 
 class Session:
@@ -132,7 +137,7 @@ class Session:
             self.journal = Journal(None)
             self.health = home.door_health
         else:
-            self.journal = Journal(snapshot(release, state))
+            self.journal = Journal(home.snapshot(release, state))
             self.health = Health(self.journal, now_ms())
 
     def deliver(self, event: Event) -> None:
@@ -177,14 +182,6 @@ class Session:
         self.suspended = False
         while self.mailbox:
             self.home.post(self, self.mailbox.popleft())
-
-
-def snapshot(release: Release, state: Any) -> Checkpoint | None:
-    """A checkpoint of the state; None where it is not plain."""
-    try:
-        return Checkpoint(release, lower(state))
-    except StateError:
-        return None
 
 
 class Sessions:
@@ -327,6 +324,40 @@ class Sessions:
         if not session.name.startswith(DOOR):
             log.info("%s ended: %s", session.name, reason)
 
+    # ---- copies of state, and what there is to say of it
+
+    def described(self, release: Release, state: Any) -> dict[str, Any]:
+        """What live code tells of a session, for an answer. Raises CannotDescribe, whatever it raises."""
+        try:
+            with self.watchdog.guarding(self.bounds.guarded_ms / 1000):
+                told = plain(release.describe(state))
+        except BaseException as error:
+            raise CannotDescribe(f"describe() failed: {guards.said(error)}") from error
+        if type(told) is not dict:
+            raise CannotDescribe(f"describe() returned {telling.kind_of(told)}, not a dict")
+        return told
+
+    def lower(self, state: Any) -> Any:
+        """`state.lower` within bounds of time and memory: a small list can contain itself a million times over. Raises
+        StateError."""
+        try:
+            with self.watchdog.guarding():
+                return lower(state)
+        except (StepOverrun, MemoryError) as error:
+            raise StateError(f"state: it cannot be copied: {telling.told(error)}") from error
+
+    def lowered(self, state: Any) -> Any:
+        """The state lowered; None where it is not plain."""
+        try:
+            return self.lower(state)
+        except StateError:
+            return None
+
+    def snapshot(self, release: Release, state: Any) -> Checkpoint | None:
+        """A checkpoint of the state; None where it is not plain."""
+        lowered = self.lowered(state)
+        return Checkpoint(release, lowered) if lowered is not None else None
+
     # ---- one event, one step
 
     def post(self, session: Session, event: Event) -> None:
@@ -344,11 +375,12 @@ class Sessions:
                 if session.suspended:
                     session.mailbox.append(event)
                 else:
-                    self._step(session, event)
+                    self.handle(session, event)
         finally:
             self._running = False
 
-    def _step(self, session: Session, event: Event) -> None:
+    def handle(self, session: Session, event: Event) -> None:
+        """One event, one step, and its commands. Of a session that is not in the middle of another."""
         if session.guard is not None:
             guards.step(self, session, event)
         else:
@@ -475,7 +507,7 @@ class Sessions:
     def told_state(self, state: Any) -> Any:
         """A state for a crash report."""
         try:
-            return lower(state)
+            return self.lower(state)
         except StateError as error:
             return f"not plain: {error}"
 
@@ -505,7 +537,7 @@ class Sessions:
             self.end(session, f"could not be restarted: {telling.told(error)}")
             return
         if not session.name.startswith(DOOR):
-            session.journal.reset(checkpoint or snapshot(session.release, session.state))
+            session.journal.reset(checkpoint or self.snapshot(session.release, session.state))
         guards.follow(self, session)
         log.warning("%s restarted %s", session.name, "from its last checkpoint" if checkpoint else "anew")
         session.deliver(Restarted(now_ms(), sorted(session.links)))
@@ -532,7 +564,7 @@ class Sessions:
         if session.suspended:
             session.mailbox.appendleft(event)
         else:
-            self._step(session, event)
+            self.handle(session, event)
 
     def convert_waiting(self, session: Session, source: Release, guard: Guard | None) -> None:
         """Guests that wait to be taken in become records of the session's release; its former guard may have them
@@ -554,7 +586,7 @@ class Sessions:
         if type(event) is not Joined:
             return event
         try:
-            lowered = lower(event.guest)
+            lowered = self.lower(event.guest)
             if guard is not None and guard.watch.old is session.release and event.link in guard.guests:
                 source, lowered = session.release, guard.guests[event.link]
             if session.guard is not None and session.guard.watch.old is source:
@@ -636,7 +668,7 @@ class Sessions:
             reason = "stopping" if self.stopping else "no such session"
             session.deliver(Refused(now_ms(), link.number, command.to, reason))
             return
-        lowered = lower(command.guest)  # always: two sessions must not share a record
+        lowered = self.lower(command.guest)  # always: two sessions must not share a record
         created = target is None
         if target is None:
             target = self.create(command.to)
@@ -719,7 +751,7 @@ class Sessions:
     def _checkpoint(self, session: Session) -> bool:
         """Lower the state as it is now. False where it is not plain: the former checkpoint stays."""
         try:
-            lowered = lower(session.state)
+            lowered = self.lower(session.state)
         except StateError as error:
             self.counters.count(session.name, f"no checkpoint: {error}")
             return guards.not_plain(self, session, error)

@@ -15,6 +15,7 @@ of records in slices of a millisecond, and walking annotations each time would c
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import operator
 import sys
 import types
@@ -64,7 +65,7 @@ def tag_of(module: str, name: str) -> str:
 
 
 def is_record(value: object) -> bool:
-    return hasattr(type(value), "__state_tag__")
+    return "__state_tag__" in type(value).__dict__
 
 
 def lower(value: Any) -> Any:
@@ -180,7 +181,7 @@ def _lower(value: Any) -> Any:
         return tuple([_lower(item) for item in value])
     if kind is bytearray:
         return bytes(value)
-    if hasattr(kind, "__state_tag__"):
+    if "__state_tag__" in kind.__dict__:
         return _plan(kind).lower(value)
     raise StateError(f"state: {kind.__name__} is not plain data")
 
@@ -208,8 +209,28 @@ def _hints(cls: type) -> dict[str, Any]:
         raise StateError(f"{cls.__name__}: an annotation is no type: {telling.text_of(error)}") from error
 
 
+# What a record has besides its fields: what the decorator has made.
+MADE = frozenset(
+    "__annotations__ __dataclass_fields__ __dataclass_params__ __doc__ __eq__ __hash__ __init__ __match_args__ __module__ "
+    "__qualname__ __repr__ __slots__ __state_plan__ __state_tag__".split()
+)
+
+
+def _check_bare(cls: type) -> None:
+    """A record is data: nothing in it may run, for it would run in the kernel's hands. Raises StateError."""
+    if type(cls) is not type or cls.__bases__ != (object,):
+        raise StateError(f"{cls.__name__}: a record inherits nothing")
+    fields = {item.name for item in dataclasses.fields(cls)}
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    for name, value in vars(cls).items():
+        code = getattr(inspect.unwrap(value), "__code__", None) if callable(value) else None
+        if (name not in MADE and name not in fields) or (code is not None and code.co_filename == file):
+            raise StateError(f"{cls.__name__}: a record has fields only, not {name}")
+
+
 def _compile(cls: Any) -> _Plan:
     tag: str = cls.__state_tag__
+    _check_bare(cls)
     hints = _hints(cls)
     lifts = {item.name: _lifter(hints[item.name], f"{tag}.{item.name}") for item in dataclasses.fields(cls)}
     names = tuple(lifts)

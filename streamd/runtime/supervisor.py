@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import logging
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -147,5 +148,6 @@ class CrashReports:
 
 def _last_frame(error: BaseException) -> str:
     # an interruption is raised by whoever interrupts, in the middle of what it is about
-    frames = [item for item in traceback.extract_tb(error.__traceback__) if item.filename != INTERRUPTS]
+    trace = traceback.extract_tb(error.__traceback__, -telling.FRAMES)
+    frames = [item for item in trace if item.filename != INTERRUPTS]
     return f" at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""

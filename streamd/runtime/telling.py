@@ -78,7 +78,10 @@ def frames(error: BaseException) -> list[str]:
         chain.append((link, following))
         cause, context = CAUSE.__get__(link), CONTEXT.__get__(link)
         if cause is not None:
-            link, following = cause, "\nThe above exception was the direct cause of the following exception:\n\n"
+            link, following = (
+                cause,
+                "\nThe above exception was the direct cause of the following exception:\n\n",
+            )
         elif context is not None and not SUPPRESSED.__get__(link):
             link, following = (
                 context,

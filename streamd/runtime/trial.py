@@ -29,6 +29,7 @@ from streamd.runtime.wishes import Bounds, Progress, Refusal, Wishes, silent
 log = logging.getLogger("streamd")
 
 SAY_EVERY = 0.5  # s between two words of progress to whoever waits for the verdict
+OTHERWISE = "it answers otherwise"  # how the sentence of an unexplained difference begins
 TAKEN_BACK = {"ok": False, "stage": "probation", "error": "it was taken back by a rollback meanwhile"}
 
 
@@ -80,14 +81,14 @@ class Trials:
     def new(self, draft: Draft, wishes: Wishes, by: dict[str, int], report: dict[str, Any]) -> Trial:
         old = self.sessions.current
         assert old is not None
-        explained = wishes.accept_differences or bool(draft.record.differs)
+        seen = frozenset(report["kinds"]) if wishes.accept_differences else frozenset()
         seconds = self.bounds.probation_seconds if wishes.probation is None else wishes.probation
         probation = Probation(
             self.sessions,
             old,
             draft.release,
-            not explained,
-            explained and bool(report["ends"]),
+            draft.explained | seen,
+            wishes.accept_differences and bool(report["ends"]),
             not draft.record.irreversible,
             Seal(self._sealed()),
             self.bounds.probation_rise,
@@ -133,7 +134,8 @@ class Trials:
             return self.mover.chosen(selection, trial.wave)
 
         key_seconds = self.bounds.keyframe_seconds if trial.wishes.at_key else 0.0
-        trial.move.add(await self.moving(chosen, trial.release, watch, progress, key_seconds))
+        allowed = trial.probation.allowed
+        trial.move.add(await self.moving(chosen, trial.release, watch, progress, key_seconds, allowed))
 
     async def moving(
         self,
@@ -142,10 +144,11 @@ class Trials:
         watch: Probation | None,
         progress: Progress,
         key_seconds: float = 0.0,
+        allowed: frozenset[str] | None = None,
     ) -> Move:
         """`Mover.move`, with a refusal for its error."""
         try:
-            return await self.mover.move(chosen, target, watch, progress, key_seconds)
+            return await self.mover.move(chosen, target, watch, progress, key_seconds, allowed)
         except MoveError as error:
             raise Refusal("move", f"{error}. Everyone is back where they were") from error
 
@@ -201,6 +204,10 @@ class Trials:
         self.trial = self.canary = None
         self.collect()
         report = f" Report: {failure.report}" if failure.report else ""
+        if failure.sentence.startswith(OTHERWISE):
+            report += (
+                ' If the patch is meant to, let it name the commands that differ: DIFFERS = "Send: why".'
+            )
         text = (
             f"release {trial.release.number} failed in {failure.name}: {failure.sentence}. Everyone is back on release "
             f"{trial.old.number}; nobody was cut off.{sentences.stayed(move)}{report}"

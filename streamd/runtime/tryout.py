@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import marshal
 import signal
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,8 +99,7 @@ class Report:
     differences: list[dict[str, Any]] = field(default_factory=list)
     different: int = 0
     ends: int = 0  # differences by which somebody loses something (commands.losses)
-    added: set[str] = field(default_factory=set)  # kinds of commands of which some new answer has more
-    missing: set[str] = field(default_factory=set)  # and fewer
+    kinds: set[str] = field(default_factory=set)  # of commands in which some answers differ
     cured: int = 0
     events: int = 0
     replayed: int = 0
@@ -117,8 +115,7 @@ class Report:
             "differences": self.differences,
             "different": self.different,
             "ends": self.ends,
-            "added": sorted(self.added),
-            "missing": sorted(self.missing),
+            "kinds": sorted(self.kinds),
             "cured": self.cured,
             "events": self.events,
             "replayed": self.replayed,
@@ -271,7 +268,9 @@ class Tryout:
         source = self.called("import", self.troupe.held, copy.release)
         before = copy.lowered
         running = self.called("lifting the running state", lift, before, source.record)
-        changed, state, spent = self._moved(copy, running, source)
+        changed, state, spent, ends = self._moved(copy, running, source)
+        if ends:
+            self._cuts_off(copy, row, ends)
         if (
             sum(spent) / 1e6 > self.report.pause_ms
         ):  # once more: the first of a kind pays for what it warms up
@@ -287,15 +286,38 @@ class Tryout:
             if not same(returned, before):
                 raise Failed(f"downgrade does not restore what upgrade was given: {unlike(before, returned)}")
 
-    def _moved(self, copy: Copy, running: Any, source: Release) -> tuple[Any, Any, tuple[int, int]]:
-        """The state of the new release, lowered and lifted; and the ns that lowering took, and all the rest."""
+    def _moved(
+        self, copy: Copy, running: Any, source: Release
+    ) -> tuple[Any, Any, tuple[int, int], dict[str, str]]:
+        """The state of the new release, lowered and lifted; the ns that lowering took, and all the rest; and by what
+        commands `resumed` would cut somebody off."""
         started = thread_time_ns()
         before = self.called("lowering the running state", lower, running)
         lowered = thread_time_ns()
         changed = self.called("upgrade", self._changed, before, source)
         state = self.called("lifting the upgraded state", lift, changed, self.target.record)
-        self.called("resumed", self._greeted, state, source, copy)
-        return changed, state, (lowered - started, thread_time_ns() - lowered)
+        ends = self.called("resumed", self._greeted, state, source, copy)
+        return changed, state, (lowered - started, thread_time_ns() - lowered), ends
+
+    def _cuts_off(self, copy: Copy, row: dict[str, Any], ends: dict[str, str]) -> None:
+        """A difference like any other, and one that cannot be had by chance: it would happen at the move."""
+        report = self.report
+        report.different += 1
+        report.ends += 1
+        report.kinds |= ends.keys()
+        row["differences"] += 1
+        sentence = f"the move itself: resumed() answers {', '.join(ends.values())}"
+        row["first_difference"] = row["first_difference"] or sentence
+        if len(report.differences) < MOST_DIFFERENCES:
+            report.differences.append(
+                {
+                    "name": copy.name,
+                    "event": "resumed",
+                    "sentence": sentence,
+                    "kinds": sorted(ends),
+                    "ends": True,
+                }
+            )
 
     def _changed(self, lowered: Any, source: Release) -> Any:
         return self.troupe.convert(lowered, source, self.target)
@@ -307,8 +329,10 @@ class Tryout:
         self.called("lifting the downgraded state", lift, returned, source.record)
         return returned
 
-    def _greeted(self, state: Any, source: Release, copy: Copy) -> None:
-        """What the changed modules would say to a session right after the switch. Raises BadCommand."""
+    def _greeted(self, state: Any, source: Release, copy: Copy) -> dict[str, str]:
+        """What the changed modules would say to a session right after the switch: the commands among it by which
+        somebody is cut off. Raises BadCommand."""
+        ends: dict[str, str] = {}
         for name, module in self.target.modules.items():
             function = vars(module).get("resumed")
             if function is not None and source.versions.get(name) != self.target.versions.get(name):
@@ -321,6 +345,8 @@ class Tryout:
                 except BadCommand as error:
                     said = str(error).replace("step returned", "it returned")
                     raise BadCommand(f"{name}.resumed: {said}") from error
+                ends |= commands.endings(fresh)
+        return ends
 
     def _described(self, state: Any) -> None:
         try:
@@ -465,6 +491,7 @@ class Pair:
             if isinstance(old, BaseException) and isinstance(new, BaseException):
                 return None
             blamed, error = ("no longer", old) if isinstance(old, BaseException) else ("now", new)
+            assert isinstance(error, BaseException)
             return commands.Difference(0, "PeerError", f"{blamed} the peer's fault: {telling.text_of(error)}")
         try:
             return commands.difference(old, new, self._same_guest)
@@ -492,9 +519,8 @@ class Pair:
         event = f"event {place} ({outline(kept.event)})"
         if not self.row["first_difference"]:
             self.row["first_difference"] = f"{event}: {found.sentence}"
-        before, after = Counter(_kinds(old)), Counter(_kinds(new))
-        report.added.update(after - before)
-        report.missing.update(before - after)
+        kinds = _differing(found, old, new)
+        report.kinds |= kinds
         ends = _loss(old, new)
         report.ends += ends
         if len(report.differences) < MOST_DIFFERENCES:
@@ -503,7 +529,7 @@ class Pair:
                     "name": self.copy.name,
                     "event": event,
                     "sentence": found.sentence,
-                    "kind": found.kind,
+                    "kinds": sorted(kinds),
                     "ends": ends,
                 }
             )
@@ -606,9 +632,13 @@ class Pair:
         return len(marshal.dumps(old)), len(marshal.dumps(new))
 
 
-def _kinds(answer: list[Any] | BaseException) -> list[str]:
-    """The kinds of commands in an answer; a peer that is blamed is closed."""
-    return ["Close"] if isinstance(answer, BaseException) else [type(item).__name__ for item in answer]
+def _differing(
+    found: commands.Difference, old: list[Any] | BaseException, new: list[Any] | BaseException
+) -> set[str]:
+    """The kinds of commands that two answers differ in, "PeerError" where only one blames the peer."""
+    if isinstance(old, BaseException) or isinstance(new, BaseException):
+        return {"PeerError"}
+    return {*commands.differing(old, new)} or {found.kind}
 
 
 def _loss(old: list[Any] | BaseException, new: list[Any] | BaseException) -> bool:

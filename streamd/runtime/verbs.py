@@ -20,8 +20,7 @@ from streamd.runtime.admin import Caller, Verb
 from streamd.runtime.net import describe_link, now_ms
 from streamd.runtime.release import Release, read_tree
 from streamd.runtime.selection import EVERYONE, LIVE, Selection
-from streamd.runtime.session import Session, Sessions
-from streamd.runtime.supervisor import plain
+from streamd.runtime.session import CannotDescribe, Session, Sessions
 from streamd.runtime.upgrade import Upgrades
 from streamd.runtime.wishes import Progress, Refusal, Wishes
 
@@ -40,7 +39,7 @@ from streamd.live.{module} import *  # for your editor; AMENDS does the work
 
 AMENDS = "{module}@{version}"
 VERSION = {next}
-# DIFFERS = "what is answered otherwise from now on, and why"
+# DIFFERS = "SendAll, Join: which commands are answered otherwise, and why"
 
 # Write the definitions that change, whole; each replaces its namesake. {module} has:
 {names}
@@ -259,11 +258,12 @@ class Verbs:
 
     def _session(self, session: Session) -> dict[str, Any]:
         try:
-            told = plain(session.release.describe(session.state))
-            if not isinstance(told, dict):
-                raise TypeError(f"it returned {type(told).__name__}")
-        except Exception as error:  # a patch may have broken it; the rest of the table still matters
-            told = {"phase": f"describe() failed: {error!r}"}
+            told = self.sessions.described(session.release, session.state)
+        except CannotDescribe as error:  # a patch may have broken it; the rest of the table still matters
+            told = {"phase": str(error)}
+            trial = self.upgrades.trials.trial
+            if trial is not None and session.release is trial.release:
+                trial.probation.undescribed(session, str(error))
         links = session.links.values()
         return {
             "name": session.name,

@@ -1,7 +1,7 @@
 """A loop inside the interpreter that takes an hour.
 
 Caught: check
-Told: range
+Told: a range of more than 2**31 never ends
 """
 
 from __future__ import annotations

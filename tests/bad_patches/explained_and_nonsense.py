@@ -12,7 +12,7 @@ from streamd.runtime.vocabulary import Log
 
 AMENDS = "handlers.fanout@1"
 VERSION = 2
-DIFFERS = "notes frames in the debug log; nothing else changes"
+DIFFERS = "Log: notes frames in the debug log; nothing else changes"
 
 LATER = 150  # frames
 

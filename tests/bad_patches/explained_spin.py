@@ -10,7 +10,7 @@ from streamd.live.handlers.broadcast import *  # for your editor
 
 AMENDS = "handlers.broadcast@1"
 VERSION = 2
-DIFFERS = "the rate is measured more often"
+DIFFERS = "Wake: the rate is measured more often"
 
 
 def wake(broadcast: Broadcast, tag: str, now: int) -> list[Command]:

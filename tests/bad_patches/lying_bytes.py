@@ -1,9 +1,7 @@
 """Bytes that say they are none.
 
-Caught: probation
-Told: live/
-Told: Silence
-Needs: flv joins
+Caught: check
+Told: live code defines no __len__
 """
 
 from __future__ import annotations
@@ -47,9 +45,4 @@ class Silence(bytes):
 
 
 def framed_for(group: str, tags: bytes) -> bytes:
-    match group:
-        case "flv":
-            return Silence(http_chunked.chunk(tags))
-        case "ws" if tags:
-            return websocket.binary(tags)
-    return tags
+    return Silence(tags)

@@ -1,8 +1,7 @@
 """An endless loop that begins again, one level deeper, whenever it is interrupted.
 
-Caught: probation
-Told: live/
-Told: StepOverrun
+Caught: check
+Told: no loop and no call there
 """
 
 from __future__ import annotations

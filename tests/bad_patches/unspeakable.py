@@ -1,8 +1,7 @@
 """Raises an exception that cannot be put into words: its text never ends.
 
-Caught: probation
-Told: live/
-Told: Unspeakable
+Caught: check
+Told: live code defines no __str__
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamd.runtime.commands import Difference
+from streamd.runtime.commands import SHAPES, Difference
 from streamd.runtime.guard import Guard
 from streamd.runtime.migrate import MigrationError
 from streamd.runtime.net import now_ms
@@ -50,7 +50,9 @@ class Trial:
         self.new = new
         self.strict = strict
         self.may_lose = False
+        self.lost = False
         self.reversible = True
+        self.allowed = frozenset(kind.__name__ for kind in SHAPES) - {"SendAll"}
         self.failures: list[tuple[str, str, str]] = []
         self.reports: list[Path | None] = []
         self.differences: list[Difference] = []

@@ -127,6 +127,12 @@ def test_the_law_allows_what_is_needed(text):
             "try:\n        g()\n    finally:\n        match x:\n            case 1:\n                return",
             "return in a finally",
         ),
+        ("try:\n        pass\n    finally:\n        f(x)", "no loop and no call there"),
+        ("try:\n        pass\n    finally:\n        x.clear()", "no loop and no call there"),
+        (
+            "try:\n        pass\n    finally:\n        while x:\n            x = 0",
+            "no loop and no call there",
+        ),
         ("class Guard:\n        def __exit__(self, *a):\n            return True", "defines no __exit__"),
         ("class Late:\n        def __del__(self):\n            pass", "defines no __del__"),
         # namespaces
@@ -175,6 +181,25 @@ def test_the_law_allows_what_is_needed(text):
         ("return list(zip(itertools.count(), itertools.cycle(x)))", "never ends"),
         ("return list(map(f, itertools.count()))", "never ends"),
         ("return list(iter(int, 1))", "may never end where no watchdog reaches it"),
+        ("return sum(range(10 ** 12))", "a range of more than 2\\*\\*31"),
+        ("return sum(range(0, 1 << 40))", "a range of more than"),
+        ("return max(range(-3_000_000_000, 0))", "a range of more than"),
+        ("return sum(range(1000 * 1000 * 1000 * 1000))", "a range of more than"),
+        ("return max(itertools.product(x, x))", "does not use product: it may never end"),
+        # what the interpreter calls by itself, in the kernel's hands
+        ("class Odd(Exception):\n        def __str__(self):\n            pass", "defines no __str__"),
+        ("class Odd(bytes):\n        def __len__(self):\n            pass", "defines no __len__"),
+        ("class Odd:\n        __eq__ = f", "defines no __eq__"),
+        ("class Odd:\n        (a, __hash__) = x", "defines no __hash__"),
+        ("class Odd:\n        import struct as __repr__", "imports stand at the top|defines no __repr__"),
+        ("class Odd:\n        for __bool__ in x:\n            pass", "defines no __bool__"),
+        ("class Odd:\n        def __init_subclass__(cls):\n            pass", "defines no __init_subclass__"),
+        ("def __getattr__(name):\n        pass", "defines no __getattr__"),
+        ("def __init__(self):\n        pass", "defines no __init__"),
+        ("x.__str__ = g", "does not change __str__"),
+        ("class Odd(metaclass=g):\n        pass", "no metaclasses"),
+        ("return type('Odd', (bytes,), {})", "does not make classes of data"),
+        ("return x.mro()", "does not reach for mro"),
     ],
 )
 def test_what_would_defeat_the_kernel_is_refused(body, sentence):
@@ -206,8 +231,9 @@ def test_what_would_defeat_the_kernel_is_refused(body, sentence):
         "def g(box):\n        box.a = 1",
         "def g(*box, **struct):\n        box[0] = struct['a'] = 1",
         "if (box := x):\n        box.a = 1",
-        "try:\n        pass\n    finally:\n        for a in x:\n            break",
-        "try:\n        pass\n    finally:\n        x.clear()",
+        "try:\n        pass\n    finally:\n        x.a = None",
+        "return range(1 << 20), range(2 ** 31), range(len(x))",
+        "raise x.Odd",
         "try:\n        return 1\n    except (KeyError, ValueError):\n        raise",
         "try:\n        return 1\n    except Exception as error:\n        raise TypeError from error",
         "return list(zip(itertools.count(), x))",
@@ -236,6 +262,12 @@ def test_what_is_the_session_s_own_may_be_changed(body):
         ("import _socket", "may not import _socket"),
         ("import pickle", "may not import pickle"),
         ("from enum import sys", "may not import sys from enum"),
+        ("import contextlib", "may not import contextlib; of the standard library only"),
+        ("import decimal", "may not import decimal"),
+        ("import urllib.request", "may not import urllib.request"),
+        ("from typing import get_type_hints", "may not import get_type_hints from typing"),
+        ("from types import FunctionType", "may not import FunctionType from types"),
+        ("from string import Formatter", "may not import Formatter from string"),
         ("from operator import attrgetter", "may not import attrgetter from operator"),
         ("from streamd.runtime.state import sys", "may not import sys from streamd.runtime.state"),
         ("from streamd.runtime.state import _plan", "may not import _plan from streamd.runtime.state"),
@@ -244,6 +276,38 @@ def test_what_is_the_session_s_own_may_be_changed(body):
 )
 def test_side_doors_to_what_may_not_be_imported_are_shut(line, sentence):
     assert sentence in refusal(f"{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [
+        ("@state\nclass Odd:\n    def __post_init__(self):\n        pass\n", "defines no __post_init__"),
+        ("@state\nclass Odd:\n    def told(self):\n        pass\n", "Odd is a record: it has fields only; write a function"),
+        ("@state\nclass Odd:\n    a = 1\n", "Odd is a record: it has fields only, each with its type"),
+        ("@state\nclass Odd(Exception):\n    a: int\n", "Odd is a record: it has fields of its own and inherits nothing"),
+        ("@final\n@state\nclass Odd:\n    a: int\n", "Odd is a record: @state is its only decorator"),
+        ("@data\nclass Odd:\n    a = 1\n", "Odd is a record"),
+    ],
+)  # fmt: skip
+def test_a_record_is_data(record, sentence):
+    assert sentence in refusal(
+        "from streamd.runtime.state import state\nfrom streamd.runtime.state import state as data\n"
+        f"from typing import final\n\n\n{record}"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '@state\nclass Fine:\n    """What it is."""\n\n    a: int = 0\n    b: list[int] = field(list)\n',
+        "class Cursor:\n    __slots__ = ('a',)\n\n    def __init__(self, a):\n        self.a = a\n\n    def go(self):\n        pass\n",
+        "class Odd(ValueError):\n    pass\n",
+        "class Pair(NamedTuple):\n    a: int\n    b: int = 0\n",
+    ],
+)
+def test_classes_that_live_code_needs(text):
+    head = "from typing import NamedTuple\nfrom urllib.parse import unquote\nfrom streamd.runtime.state import field, state\n\n\n"
+    check_live_source("media.codec", head + text, "fix.py")
 
 
 def test_a_refusal_shows_the_line_and_points_at_the_place():

@@ -14,6 +14,7 @@ from streamd.runtime.patchfile import (
     changes,
     contained,
     decode,
+    explained,
     find,
     merge,
     parse,
@@ -527,21 +528,30 @@ def test_a_module_with_modules_inside_stays():
         load(GONE, tree=tree)
 
 
-def test_a_difference_that_is_meant_is_said_in_one_sentence():
-    text = amend("media.box", 3, "SIZE = 5\n").replace("VERSION", 'DIFFERS = "boxes are larger"\nVERSION')
-    assert patch_of(text).differs == "boxes are larger"
+def test_a_difference_is_of_commands_that_there_are():
+    text = amend("media.box", 3, "SIZE = 5\n").replace("VERSION", 'DIFFERS = "Send, Shout: louder"\nVERSION')
+    with pytest.raises(PatchError, match="DIFFERS names Shout, which is none of Close, Count, End, Join"):
+        patch_of(text)
+
+
+def test_differences_that_are_meant_are_named_with_a_reason():
+    text = amend("media.box", 3, "SIZE = 5\n").replace(
+        "VERSION", 'DIFFERS = "SendAll: boxes are larger"\nVERSION'
+    )
+    assert patch_of(text).differs == "SendAll: boxes are larger"
+    assert explained(patch_of(text).differs) == {"SendAll"}
     assert patch_of(FIX).differs == ""
     assert "DIFFERS" not in load(text)["media.box"]
     assert (
         "DIFFERS"
-        not in load(CRATE.replace("VERSION", 'DIFFERS = "x"\nVERSION'), ROOM_WITH_CRATE)["media.crate"]
+        not in load(CRATE.replace("VERSION", 'DIFFERS = "Log: x"\nVERSION'), ROOM_WITH_CRATE)["media.crate"]
     )
-    for bad in ('""', "7", '"a\\nb"', '"' + "x" * 501 + '"', "WORD"):
-        with pytest.raises(
-            PatchError, match=r"fix.py:4: DIFFERS must be one sentence of at most 500 characters"
-        ):
+    for bad in ('""', "7", '"Send: a\\nb"', '"Send: ' + "x" * 501 + '"', "WORD", '"boxes are larger"'):
+        with pytest.raises(PatchError, match=r"fix.py:4: DIFFERS must name the commands that differ"):
             patch_of(
-                text.replace('"boxes are larger"', bad).replace("from __future__ import annotations\n", "\n")
+                text.replace('"SendAll: boxes are larger"', bad).replace(
+                    "from __future__ import annotations\n", "\n"
+                )
             )
 
 

@@ -509,7 +509,7 @@ async def test_unicode_upgrade(tmp_path):
         client = await world.guest("live/straße")
         assert await client.ask("wake 0 Ünïcödé_αβ") == "tick Ünïcödé_αβ"
         text = FIX.replace('"codec 2"', '"codec αβ"').replace("codec_fix:", "codec_fix αβ €:")
-        name = world.patch("φix_αβ.py", text.replace("VERSION", 'DIFFERS = "says αβ"\nVERSION'))
+        name = world.patch("φix_αβ.py", text.replace("VERSION", 'DIFFERS = "Send: says αβ"\nVERSION'))
         answer = await world.upgrades.load([name], str(root), BY, silent)
         assert answer["release"] == 2
         assert await client.ask("version") == "codec αβ tail 2"
@@ -518,7 +518,7 @@ async def test_unicode_upgrade(tmp_path):
         await world.upgrades.keep(BY)
         again = restarted(world)
         record = again.upgrades.library.record(2)
-        assert (record.patches[0]["name"], record.differs) == ("φix_αβ.py", "says αβ")
+        assert (record.patches[0]["name"], record.differs) == ("φix_αβ.py", "Send: says αβ")
         assert again.upgrades.current.modules["media.codec"].word() == "codec αβ"
 
 

@@ -335,10 +335,10 @@ def breaking(world: World, what: str) -> None:
     [
         ("1 // 0", "ZeroDivisionError: integer division or modulo by zero"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        ("raise KeyboardInterrupt", "KeyboardInterrupt: "),
-        ("raise GeneratorExit", "GeneratorExit: "),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise GeneratorExit", "GeneratorExit"),
         ("return answer(link)", "RecursionError: maximum recursion depth exceeded"),
-        ("return b'x' * 10 ** 11", "MemoryError: "),
+        ("return b'x' * 10 ** 11", "MemoryError"),
         ("while True: pass", "StepOverrun: did not return within 0.1 s"),
         ("return [Send(link, None)]", "BadCommand: Send carries NoneType, not bytes"),
     ],

@@ -189,16 +189,54 @@ def test_a_field_without_a_default_must_be_there_and_one_with_a_default_need_not
 
 
 def test_a_record_that_cannot_be_made_is_a_sentence():
+    def fussy() -> int:
+        raise ValueError("not that one")
+
     @state
     class Fussy:
-        a: int = 0
-
-        def __post_init__(self) -> None:
-            if self.a:
-                raise ValueError("not that one")
+        a: int = field(fussy)
 
     with pytest.raises(StateError, match="Fussy cannot be made: ValueError: not that one"):
-        lift({"@": tag(Fussy), "a": 1}, lambda _tag: Fussy)
+        lift({"@": tag(Fussy)}, lambda _tag: Fussy)
+
+
+class Base:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("base", "body"),
+    [
+        ("Base", "a: int = 0"),
+        ("object, metaclass=Meta", "a: int = 0"),
+        ("", "a: int = 0\n    def __post_init__(self): pass"),
+        ("", "a: int = 0\n    def __init__(self, a): pass"),
+        ("", "a: int = 0\n    def __eq__(self, other): return True"),
+        ("", "a: int = 0\n    __repr__ = lambda self: ''"),
+        ("", "a: int = 0\n    def method(self): pass"),
+        ("", "a: int = 0\n    b = property(len)"),
+        ("", "a: int = 0\n    MANY = 3"),
+    ],
+)
+def test_a_record_has_fields_and_nothing_else(base, body):
+    module = types.ModuleType("odd_state")
+    vars(module).update(state=state, Base=Base, Meta=type("Meta", (type,), {}), __file__="odd.py")
+    sys.modules["odd_state"] = module
+    try:
+        exec(compile(f"@state\nclass Odd({base}):\n    {body}\n", "odd.py", "exec"), vars(module))
+        with pytest.raises(StateError, match="Odd: a record"):
+            prepare(vars(module)["Odd"])
+    finally:
+        del sys.modules["odd_state"]
+
+
+def test_a_class_that_descends_from_a_record_is_none():
+    class Grown(Leaf):
+        pass
+
+    assert not is_record(Grown("x"))
+    with pytest.raises(StateError, match="Grown is not plain data"):
+        lower(Grown("x"))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class Unsayable:
         ({"a": (1, [2.5, None, True])}, {"a": [1, [2.5, None, True]]}),
         (b"\x00\xff", "00ff"),
         (bytearray(300), "00" * 256 + "... 300 bytes"),
-        ({1: "x" * 5000}, {"1": "x" * 2000}),
+        ({1: "x" * 5000}, {"1": "x" * 2000 + "..."}),
         (list(range(500)), list(range(200))),
         (dict.fromkeys(range(500), 0), {str(i): 0 for i in range(200)}),
         ([[[[[[[[[[1]]]]]]]]]], [[[[[[[[["..."]]]]]]]]]),

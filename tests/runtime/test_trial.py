@@ -143,7 +143,7 @@ async def test_what_fails_on_probation_is_answered_by_the_old_code_and_nobody_se
 async def test_accepted_differences_do_not_fail_but_are_told(world):
     client = await world.guest()
     assert await client.ask("count") == "2"
-    await load(world, DIFFERS_LATER, accept=True)
+    await load(world, DIFFERS_LATER.replace("VERSION", 'DIFFERS = "Send: counts faster"\nVERSION'))
     assert [await client.ask("count") for _ in range(2)] == ["5", "8"]
     entry = await ended(world)
     assert entry["result"] == "ok"
@@ -157,7 +157,7 @@ async def test_a_failure_after_accepted_differences_converts_the_state_before_ba
         "def tail()",
         "def count(track: Track) -> None:\n    track.frames += 10\n    if track.frames > 30:\n        raise IndexError('over')\n\n\ndef tail()",
     )
-    await load(world, text, accept=True)
+    await load(world, text.replace("VERSION", 'DIFFERS = "Send: counts faster"\nVERSION', 1))
     assert [await client.ask("count") for _ in range(2)] == ["11", "22"]
     assert await client.ask("count") == "24"
     entry = await ended(world)
@@ -167,7 +167,7 @@ async def test_a_failure_after_accepted_differences_converts_the_state_before_ba
 
 async def test_newcomers_on_probation_are_guarded_too(world):
     await world.guest()
-    await load(world, BREAKS_DOORS, accept=True)
+    await load(world, BREAKS_DOORS.replace("VERSION", 'DIFFERS = "Send: doors"\nVERSION', 1))
     client = await world.connect()
     client.say("join live/b")
     assert await client.hear() == "welcome to live/b"
@@ -334,23 +334,23 @@ async def test_an_unexplained_difference_is_a_question_and_an_explained_one_is_n
     assert refused.value.stage == "differences"
     assert "--accept-differences" in str(refused.value)
     assert refused.value.facts["report"]["different"] == 1
-    explained = text.replace("VERSION = 2", 'VERSION = 2\nDIFFERS = "says another word"')
+    explained = text.replace("VERSION = 2", 'VERSION = 2\nDIFFERS = "Send: says another word"')
     answer = await load(world, explained, probation=0.0)
-    assert world.upgrades.library.record(answer["release"]).differs == "says another word"
+    assert world.upgrades.library.record(answer["release"]).differs == "Send: says another word"
     await world.rollback()
     assert (await load(world, text, accept=True, probation=0.0))["release"] == 3
 
 
 async def test_what_is_irreversible_needs_no_way_back_and_has_none_after_its_probation(world):
     client = await world.guest()
-    text = FIX.split("def downgrade")[0]
+    text = FIX.split("def downgrade")[0].replace("VERSION", 'DIFFERS = "Send: another word"\nVERSION', 1)
     with pytest.raises(Refusal):
-        await load(world, text, accept=True)
-    await load(world, text, accept=True, irreversible="the old field cannot hold it")
+        await load(world, text)
+    await load(world, text, irreversible="the old field cannot hold it")
     assert await client.ask("version") == "codec 2 tail 2"
     assert (await world.rollback())["release"] == 1  # the probation has the old state still
     assert await client.ask("version") == "codec 1 tail 1"
-    await load(world, text, accept=True, irreversible="the old field cannot hold it", probation=0.0)
+    await load(world, text, irreversible="the old field cannot hold it", probation=0.0)
     with pytest.raises(Refusal, match=r"was loaded as irreversible \(the old field cannot hold it\)"):
         await world.rollback()
     assert await client.ask("version") == "codec 2 tail 2"

@@ -74,7 +74,7 @@ async def test_status_survives_a_session_that_describes_itself_badly(operator, w
     assert session["name"] == "live/0"
     world.upgrades.current.describe = fails
     (session,) = (await operator.ask("status"))["sessions"]
-    assert session["phase"] == "describe() failed: KeyError(7)"
+    assert session["phase"] == "describe() failed: KeyError: 7"
 
 
 async def test_status_survives_a_record_that_cannot_be_read(operator, world):

@@ -1,20 +1,17 @@
-"""Raises, and making its records again never ends.
+"""A head for newcomers that is not quite bytes.
 
 Caught: probation
-Told: ZeroDivisionError
 Told: live/
+Told: Join.head is Head
+Needs: flv joins
 """
 
 from __future__ import annotations
 
 from streamd.live.handlers.fanout import *  # for your editor
-from streamd.runtime.vocabulary import Log
 
 AMENDS = "handlers.fanout@1"
 VERSION = 2
-DIFFERS = "notes frames in the debug log; nothing else changes"
-
-LATER = 150  # frames
 
 
 @state
@@ -34,17 +31,24 @@ class Fanout:
     primed: list[str] = field(factory=list)
     frames: int = 0
 
-    def __post_init__(self) -> None:
-        while self.frames > 50:
-            self.frames += 1
-
 
 def publish(fanout: Fanout, offers: Announced, frame: Frame, key: bool) -> list[Command]:
     fanout.frames += 1
     messages = due(fanout, offers, frame, key)
     messages.append((flv.message_type(frame), frame.dts, flv.body(frame)))
     commands = units(fanout, messages, frame.track, key)
-    commands.append(Log("debug", "a frame"))
-    if fanout.frames > LATER:
-        fanout.shape = (0, 0, 1 // 0)
+
     return commands
+
+
+class Head(bytes):
+    pass
+
+
+def framed_for(group: str, tags: bytes) -> bytes:
+    match group:
+        case "flv":
+            return Head(http_chunked.chunk(tags))
+        case "ws" if tags:
+            return websocket.binary(tags)
+    return tags

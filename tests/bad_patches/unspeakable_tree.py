@@ -1,8 +1,8 @@
-"""Raises an exception whose text raises another.
+"""Raises an exception whose text would have a million million million letters.
 
 Caught: probation
 Told: live/
-Told: Unspeakable
+Told: ValueError
 """
 
 from __future__ import annotations
@@ -27,15 +27,10 @@ class Track:
 def learn(track: Track, payload: bytes) -> None:
     track.pictures += 1
     if track.pictures > LATER:
-        raise Unspeakable
+        tree = [track.pictures]
+        for _ in range(60):
+            tree = [tree, tree]
+        raise ValueError(tree)
     sets = parameter_sets(payload, track.nal_length)
     if sets and is_key(payload, track.nal_length):
         track.config = pack_config(*merge_sets(*parse_config(track.config), sets), track.nal_length)
-
-
-class Unspeakable(Exception):
-    def __str__(self) -> str:
-        raise self
-
-    def __repr__(self) -> str:
-        raise self
