@@ -28,7 +28,7 @@ async def test_a_task_that_fails_is_restarted_and_then_fails_the_process(tmp_pat
 
     supervisor.start("worker", work)
     assert await asyncio.wait_for(supervisor.failed, 5) == (
-        "worker failed too often, last with RuntimeError('broken 4')"
+        "worker failed too often, last with RuntimeError: broken 4"
     )
     assert len(starts) == 4
     assert supervisor.reports.count == 4

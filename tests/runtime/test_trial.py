@@ -12,7 +12,7 @@ from streamd.runtime.wishes import Bounds, Refusal, silent
 from tests.fake_live import BY, FIX, World, amend, running, until
 
 SHORT = Bounds(
-    max_bytes=65_536, specimens=("door/0", "live/specimen"), probation_seconds=0.4, probation_events=1, keyframe_seconds=0.5
+    max_bytes=65_536, specimens=("door/0", "live/specimen"), probation_seconds=1.0, probation_events=1, keyframe_seconds=0.5
 )  # fmt: skip
 NOTHING = amend("media.codec", 1, "# what nobody calls\ndef more() -> str:\n    return ''\n")
 # right in every rehearsal: it fails in front of a frame that has not come yet
@@ -75,8 +75,8 @@ async def ended(world: World) -> dict[str, Any]:
 async def test_a_probation_that_sees_nothing_passes_and_lets_the_old_release_go(world):
     client = await world.guest()
     answer = await load(world, NOTHING)
-    assert answer["probation"]["seconds"] == 0.4
-    assert "On probation for 0.4 s: streamd-ctl status." in answer["text"]
+    assert answer["probation"]["seconds"] == 1.0
+    assert "On probation for 1 s: streamd-ctl status." in answer["text"]
     assert sorted(world.upgrades.library.releases) == [1, 2]
     assert world.session().guard is not None
     assert await client.ask("count") == "2"
