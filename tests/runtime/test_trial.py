@@ -246,7 +246,7 @@ async def test_a_canary_is_rolled_back_alone(world):
 
 async def test_waves_move_a_growing_share_and_in_the_end_newcomers_too(world):
     world.rooms(20)
-    await load(world, FIX, accept=True, selection=Selection((), (5.0, 50.0, 100.0)), bake=0.1, probation=0.1)
+    await load(world, FIX, accept=True, selection=Selection((), (5.0, 50.0, 100.0)), bake=0.3, probation=0.1)
     counts: list[int] = []
 
     def moved() -> int:
@@ -256,7 +256,8 @@ async def test_waves_move_a_growing_share_and_in_the_end_newcomers_too(world):
         if not counts or counts[-1] != moved():
             counts.append(moved())
         await asyncio.sleep(0.005)
-    assert counts == [1, 10, 20]
+    assert counts == sorted(counts)
+    assert {1, 10, 20} <= {*counts}  # and what a look in the middle of a wave has seen
     assert world.release == 2
 
 
