@@ -31,6 +31,7 @@ from typing import Any
 
 import msgpack
 
+from streamd.runtime import telling
 from streamd.runtime.supervisor import CrashReports
 from streamd.runtime.wishes import Progress, Refusal
 
@@ -247,7 +248,7 @@ class Admin:
             return {
                 "ok": False,
                 "stage": "bug",
-                "error": f"{verb} failed with {error!r}; crash report in {path}",
+                "error": f"{verb} failed with {telling.told(error)}; crash report in {path}",
             }
 
     async def _say(self, writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from streamd.runtime.patchfile import PatchError
 from streamd.runtime.rehearse import ChildFailed, Merged, Rehearsal, ReleaseFact, SessionCopy
 from streamd.runtime.release import Release, ReleaseError
 from streamd.runtime.session import Session, Sessions
-from streamd.runtime.state import StateError, lower
+from streamd.runtime.state import StateError
 from streamd.runtime.store import Record
 from streamd.runtime.vocabulary import Event
 from streamd.runtime.wishes import Bounds, Progress, Refusal, Wishes
@@ -273,7 +273,7 @@ class Drafting:
     def _copy(self, session: Session, recent: bool = True) -> SessionCopy:
         """What the other process gets of a session. Raises Refusal if its state cannot be copied."""
         try:
-            lowered = lower(session.state)
+            lowered = self.sessions.lower(session.state)
         except StateError as error:
             raise Refusal("rehearse", f"{session.name}: {error}. Nothing was changed") from error
         return SessionCopy(

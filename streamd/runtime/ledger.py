@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from streamd.runtime import telling
 from streamd.runtime.library import NOBODY
 from streamd.runtime.migrate import MigrationError
 from streamd.runtime.patchfile import PatchError
@@ -57,7 +58,7 @@ class Ledger:
                 entry.update(result="refused", stage=error.stage, text=str(error))
                 raise
             except BaseException as error:
-                entry.update(result="failed", stage="bug", text=repr(error))
+                entry.update(result="failed", stage="bug", text=telling.told(error))
                 raise
             finally:
                 log.log(

@@ -39,6 +39,7 @@ from streamd.runtime.patchfile import PatchError
 from streamd.runtime.release import ReleaseError, compiled, pack
 from streamd.runtime.seal import Seal
 from streamd.runtime.state import StateError
+from streamd.runtime.telling import kind_of
 from streamd.runtime.tryout import Copy, Failed, Kept, Pair, Troupe, Tryout
 from streamd.runtime.vocabulary import Event
 from streamd.runtime.watchdog import Watchdog
@@ -136,7 +137,7 @@ def _exactly(size: int) -> bytearray | None:
 
 
 def _tell(*values: Any) -> None:
-    body = msgpack.packb(values, unicode_errors="backslashreplace", default=repr)
+    body = msgpack.packb(values, unicode_errors="backslashreplace", default=kind_of)
     data = memoryview(LENGTH.pack(len(body)) + body)
     while data:
         try:

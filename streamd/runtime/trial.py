@@ -75,6 +75,7 @@ class Trials:
         self.bounds = bounds
         self.trial: Trial | None = None
         self.canary: Draft | None = None
+        self.failed: set[int] = set()  # releases that have failed their probation in this process
 
     # ---- the first wave
 
@@ -199,6 +200,7 @@ class Trials:
 
     async def _fail(self, trial: Trial, failure: Failure, note: dict[str, Any]) -> dict[str, Any]:
         told = trial.probation.told()
+        self.failed.add(trial.release.number)
         self._stop_watching(trial)
         move = await self.mover.take_back(trial.probation)
         self.trial = self.canary = None

@@ -28,7 +28,7 @@ from streamd.runtime.release import Release
 from streamd.runtime.selection import Selection
 from streamd.runtime.session import Session, Sessions
 from streamd.runtime.store import Store
-from streamd.runtime.trial import Trials
+from streamd.runtime.trial import Trial, Trials
 from streamd.runtime.wishes import Bounds, Progress, Refusal, Wishes, silent
 
 
@@ -215,12 +215,7 @@ class Upgrades:
             except BaseException:
                 await self.drafting.drop(draft)
                 raise
-            whole = wishes.selection.whole
-            text = (
-                f"release {draft.number} running{'' if whole else ' as a canary'}. "
-                f"{sentences.changes(draft.record.modules)}. {sentences.sessions(len(trial.move.pauses))} moved, longest "
-                f"pause {trial.move.longest_pause_ms:.1f} ms."
-            )
+            text = _running(draft, trial)
             note.update(text=text, release=draft.number)
             answer = self._moved(draft, trial.move, started)
             answer.update(report=report, predicted_pause_ms=report["predicted_pause_ms"], probation=None)
@@ -228,11 +223,11 @@ class Upgrades:
                 answer["probation"] = trial.probation.told() | {"seconds": trial.seconds}
         if trial.watched and wishes.wait:
             outcome = await self.trials.awaited(trial, progress)
-            text = f"{text} {outcome['text']}"
+            text = f"{_running(draft, trial)} {outcome['text']}"
             answer.update({**self._moved(draft, trial.move, started), "probation": outcome["probation"]})
         elif trial.watched:
             text += f" On probation for {trial.seconds:g} s: streamd-ctl status."
-        if not whole:
+        if not wishes.selection.whole:
             text += " To move everyone, load it again without a selection."
         way = "No rollback crosses it." if wishes.irreversible else "Roll back with: streamd-ctl rollback"
         return {**answer, "text": f"{text} {way}"}
@@ -463,3 +458,12 @@ class Upgrades:
             "pauses": sentences.pauses(move),
             "total_ms": sentences.ms(started),
         }
+
+
+def _running(draft: Draft, trial: Trial) -> str:
+    """What a load has done so far, in two sentences."""
+    moved = sentences.sessions(len(trial.move.pauses))
+    return (
+        f"release {draft.number} running{'' if trial.wishes.selection.whole else ' as a canary'}. "
+        f"{sentences.changes(draft.record.modules)}. {moved} moved, longest pause {trial.move.longest_pause_ms:.1f} ms."
+    )

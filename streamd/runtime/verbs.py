@@ -227,6 +227,8 @@ class Verbs:
                 "signers": [],
             }
         words = [self._state(held)]
+        if number in upgrades.trials.failed:
+            words.append("failed")
         if upgrades.trials.trial is not None and held is upgrades.trials.trial.release:
             words.append("on probation")
         return {

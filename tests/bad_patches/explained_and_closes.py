@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: closes
+Told: nothing explains that of Close
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Caught: probation
 Told: live/
-Told: ends the session, which the running code does not
+Told: nothing explains that of End
 """
 
 from __future__ import annotations

@@ -45,10 +45,6 @@ class Head(bytes):
     pass
 
 
-def framed_for(group: str, tags: bytes) -> bytes:
-    match group:
-        case "flv":
-            return Head(http_chunked.chunk(tags))
-        case "ws" if tags:
-            return websocket.binary(tags)
-    return tags
+def join(fanout: Fanout, link: int, group: str) -> Command:
+    start: Literal["key", "next"] = "next" if group in SIDES and group not in fanout.primed else "key"
+    return Join(link, group, Head(head(fanout, group)), start)

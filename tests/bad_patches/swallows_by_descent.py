@@ -1,8 +1,7 @@
 """An endless loop that catches BaseException, found among the ancestors of another.
 
-Caught: probation
-Told: live/
-Told: StepOverrun
+Caught: check
+Told: does not reach for mro
 """
 
 from __future__ import annotations

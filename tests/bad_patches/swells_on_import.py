@@ -1,4 +1,4 @@
-"""A table of all the numbers there are.
+"""A table of ten gigabytes.
 
 Caught: import
 Told: MemoryError
@@ -11,4 +11,4 @@ from streamd.live.media.h264 import *  # for your editor
 AMENDS = "media.h264@1"
 VERSION = 2
 
-TABLE = tuple(range(10**10))
+TABLE = bytes(10**10)

@@ -239,3 +239,64 @@ def test_the_first_difference_is_told(old, new, place, kind, sentence):
 )
 def test_what_somebody_loses_by_another_answer(old, new, sentence):
     assert losses(old, new) == sentence
+
+
+class Text(str):
+    """A text that is somebody's own class."""
+
+    def __hash__(self) -> int:
+        raise AssertionError("asked for its hash")
+
+
+class Silence(bytes):
+    def __len__(self) -> int:
+        return 0
+
+
+class Number(int):
+    pass
+
+
+class Headers(dict):
+    def items(self) -> Any:
+        raise AssertionError("asked for its items")
+
+
+class Loud(Send):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (SendAll(Text("g"), b"", False), "SendAll.group is Text"),
+        (SendAll("g", Silence(b"x"), False), "SendAll carries Silence, not bytes"),
+        (SendAll("g", b"", 1), "SendAll.key is int"),
+        (Send(1, Silence(b"x")), "Send carries Silence, not bytes"),
+        (Send(Number(1), b""), "Send.link is Number"),
+        (Send(True, b""), "Send.link is bool"),
+        (Join(1, "g", Silence(b"x"), "key"), "Join.head is Silence"),
+        (Join(1, Text("g"), b"x", "key"), "Join.group is Text"),
+        (Join(1, "g", b"x", Text("key")), "Join.start is Text"),
+        (Leave(1, Text("g")), "Leave.group is Text"),
+        (Close(1, Text("x")), "Close.reason is Text"),
+        (Ring("g", Number(1), 2, 3), "Ring.max_bytes is Number"),
+        (Ring("g", True, 2, 3), "Ring.max_bytes is bool"),
+        (Wake(Number(1), "x"), "Wake.after is Number"),
+        (Wake(False, "x"), "Wake.after is bool"),
+        (Log(Text("info"), "x"), "Log.level is Text"),
+        (Log("info", Text("x")), "Log.text is Text"),
+        (Count(Text("x")), "Count.what is Text"),
+        (End(Text("x")), "End.reason is Text"),
+        (Move(1, Text("x"), None, True), "Move.to is Text"),
+        (Respond(1, 200, Headers(), b"", False), "Respond.headers is Headers"),
+        (Respond(1, 200, {"a": Text("b")}, b"", False), "Respond.headers has"),
+        (Respond(1, 200, {}, Silence(b"x"), False), "Respond.body is Silence"),
+        (Loud(1, b""), "step returned Loud, which is not a command"),
+    ],
+)
+def test_every_field_is_of_exactly_its_type(command, sentence):
+    with pytest.raises(BadCommand, match=sentence):
+        check([command], ("g",))
+    with pytest.raises(BadCommand, match="not a list of commands"):
+        check((command,), ("g",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import resource
 import signal
@@ -16,6 +17,7 @@ import pytest
 import uvloop
 
 from streamd.runtime import watchdog as module
+from streamd.runtime.state import lower
 from streamd.runtime.watchdog import StepOverrun, Watchdog
 
 LIVE = """
@@ -54,6 +56,13 @@ def stubborn():
     finally:
         while True:
             pass
+
+def endless():
+    try:
+        while True:
+            pass
+    finally:
+        endless()
 
 def catching():
     while True:
@@ -166,6 +175,40 @@ def test_time_spent_by_other_threads_does_not_count(dog):
         stop = True
         thread.join()
     assert time.thread_time() - began > 0.3
+
+
+def test_what_begins_again_whenever_it_is_interrupted_comes_to_an_end_all_the_same(dog):
+    began = time.monotonic()
+    with pytest.raises((StepOverrun, RecursionError)):
+        run(dog, CODE["endless"])
+    assert time.monotonic() - began < 20
+    fired = dog.fired
+    assert fired > 100
+    assert run(dog, CODE["quick"]) == [1]
+    ends = time.thread_time() + 0.1
+    while time.thread_time() < ends:
+        pass
+    assert signal.getitimer(signal.ITIMER_PROF)[1] == pytest.approx(module.TICK, abs=0.01)
+
+
+def test_guarding_ends_what_the_kernel_does_with_what_live_code_has_made(dog):
+    laughs: list[Any] = []
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    with pytest.raises(StepOverrun), dog.guarding():
+        lower(laughs)
+    assert dog.token is None
+
+
+def test_nobody_is_interrupted_on_the_way_out_of_guarding(dog):
+    ends = time.monotonic() + 1.5
+    while time.monotonic() < ends:
+        with contextlib.suppress(StepOverrun), dog.guarding(0.051):
+            began = time.thread_time()
+            while time.thread_time() - began < 0.1:
+                pass
+        assert dog.token is None
+    assert dog.fired > 3
 
 
 def test_guarding_is_for_calls_that_are_rare(dog):
