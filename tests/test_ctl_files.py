@@ -139,7 +139,7 @@ def home(tmp_path, monkeypatch):
     """A user with one key and no agent."""
     ssh = tmp_path / "home" / ".ssh"
     ssh.mkdir(parents=True)
-    keygen("-q", "-t", "ed25519", "-N", "", "-C", "alice@there", "-f", ssh / "id_ed25519")
+    keygen("-q", "-t", "ed25519", "-N", "", "-C", "operator@there", "-f", ssh / "id_ed25519")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -153,8 +153,8 @@ def keygen(*words, **more):
 
 def verified(patch, public) -> bool:
     allowed = patch.parent / "allowed"
-    allowed.write_text(f"alice {public.read_text()}")
-    command = ["ssh-keygen", "-Y", "verify", "-n", "streamd-patch", "-I", "alice", "-f", str(allowed)]
+    allowed.write_text(f"operator {public.read_text()}")
+    command = ["ssh-keygen", "-Y", "verify", "-n", "streamd-patch", "-I", "operator", "-f", str(allowed)]
     command += ["-s", f"{patch}.sig"]
     return subprocess.run(command, input=patch.read_bytes(), capture_output=True).returncode == 0
 

@@ -53,7 +53,7 @@ yldwcJmCaAAAACATTsx+rQ/CST0zAddDrZtuiJTUuJrtOQI3rZZAyrMnZA==
 """
 keygen = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs ssh-keygen (openssh-client)")
 
-ALICE = ed25519.Ed25519PrivateKey.from_private_bytes(b"a" * 32)
+OPERATOR = ed25519.Ed25519PrivateKey.from_private_bytes(b"a" * 32)
 MALLORY = ed25519.Ed25519PrivateKey.from_private_bytes(b"m" * 32)
 
 
@@ -85,7 +85,7 @@ def armor(raw: bytes) -> bytes:
 
 def sign(
     text: bytes = PATCH,
-    private=ALICE,
+    private=OPERATOR,
     *,
     magic: bytes = b"SSHSIG",
     version: int = 1,
@@ -115,7 +115,7 @@ def sign(
     return body if raw else armor(body)
 
 
-KEYS = parse_keys([public_line(ALICE, "alice@there"), ED25519, ECDSA])
+KEYS = parse_keys([public_line(OPERATOR, "operator@there"), ED25519, ECDSA])
 
 
 # ---- what is good ------------------------------------------------------------------------------------------------
@@ -138,16 +138,16 @@ def test_recorded_signatures_of_openssh_are_good():
     ],
 )
 def test_every_way_of_writing_the_same_is_good(signature):
-    assert verify(PATCH, signature, KEYS) == "alice@there"
+    assert verify(PATCH, signature, KEYS) == "operator@there"
 
 
 def test_an_empty_file_and_one_of_any_bytes_can_be_signed():
     for text in (b"", bytes(range(256)) * 100):
-        assert verify(text, sign(text), KEYS) == "alice@there"
+        assert verify(text, sign(text), KEYS) == "operator@there"
 
 
 def test_a_key_without_a_comment_is_named_by_its_fingerprint():
-    assert verify(PATCH, sign(), [parse_key(public_line(ALICE))]).startswith("SHA256:")
+    assert verify(PATCH, sign(), [parse_key(public_line(OPERATOR))]).startswith("SHA256:")
 
 
 RSA = rsa.generate_private_key(65537, 2048)
@@ -216,11 +216,11 @@ HOSTILE = [
     ("another key", sign(private=MALLORY), "which [patches] keys does not name"),
     (
         "another key under the name of a good one",
-        sign(private=MALLORY, claimed=blob_of(ALICE)),
-        "alice@there",
+        sign(private=MALLORY, claimed=blob_of(OPERATOR)),
+        "operator@there",
     ),
     ("a good key under another's name", sign(claimed=blob_of(MALLORY)), "does not name"),
-    ("a key with a byte more", sign(claimed=mpint_key(ALICE)), "does not name"),
+    ("a key with a byte more", sign(claimed=mpint_key(OPERATOR)), "does not name"),
     ("no key", sign(claimed=b""), "does not name"),
     ("for git", sign(namespace=b"git"), 'signed for "git", not as a patch'),
     ("for nothing", sign(namespace=b""), 'signed for "", not as a patch'),
@@ -233,11 +233,19 @@ HOSTILE = [
     ("no algorithm", sign(algorithm=b""), "may not use"),
     ("another format", sign(version=2), "the signature has format 2"),
     ("another magic", sign(magic=b"SSHSIC"), "none of ssh-keygen"),
-    ("a short proof", sign(proof=lambda signed: ALICE.sign(signed)[:-1]), "not what alice@there signed"),
-    ("a long proof", sign(proof=lambda signed: ALICE.sign(signed) + b"\0"), "not what alice@there signed"),
-    ("no proof", sign(proof=lambda _: b""), "not what alice@there signed"),
-    ("a proof of zeros", sign(proof=lambda _: bytes(64)), "not what alice@there signed"),
-    ("the text signed without sshsig around it", sign(proof=lambda _: ALICE.sign(PATCH)), "not what"),
+    (
+        "a short proof",
+        sign(proof=lambda signed: OPERATOR.sign(signed)[:-1]),
+        "not what operator@there signed",
+    ),
+    (
+        "a long proof",
+        sign(proof=lambda signed: OPERATOR.sign(signed) + b"\0"),
+        "not what operator@there signed",
+    ),
+    ("no proof", sign(proof=lambda _: b""), "not what operator@there signed"),
+    ("a proof of zeros", sign(proof=lambda _: bytes(64)), "not what operator@there signed"),
+    ("the text signed without sshsig around it", sign(proof=lambda _: OPERATOR.sign(PATCH)), "not what"),
     ("bytes after the blob", sign(after=b"\0"), "has 1 bytes too many"),
     ("bytes after the proof", sign(inner=b"\0\0"), "has 2 bytes too many"),
     ("two blobs", armor(sign(raw=True) * 2), "bytes too many"),
@@ -282,7 +290,7 @@ def test_a_text_with_any_byte_changed_added_or_taken_away_is_not_what_was_signed
             changed[place] ^= 1 << bit
             others.append(bytes(changed))
     for text in others:
-        with pytest.raises(SignatureError, match="not what alice@there signed"):
+        with pytest.raises(SignatureError, match="not what operator@there signed"):
             verify(text, sign(), KEYS)
 
 
@@ -307,7 +315,7 @@ def test_a_key_that_was_taken_out_of_the_configuration_is_no_longer_believed():
 
 # ---- keys --------------------------------------------------------------------------------------------------------
 
-TEXT = public_line(ALICE).split()[1]
+TEXT = public_line(OPERATOR).split()[1]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +323,7 @@ TEXT = public_line(ALICE).split()[1]
     [
         ("", "is no public key; write the line of ~/.ssh/id_ed25519.pub"),
         ("ssh-ed25519", "is no public key"),
-        ("alice", "is no public key"),
+        ("operator", "is no public key"),
         (TEXT, "is no public key"),
         (f"ssh-ed25519 {TEXT}\nssh-ed25519 {TEXT}", "is no public key"),
         (f"ssh-ed25519 {TEXT[:-8]}", "is a damaged key"),
@@ -325,9 +333,9 @@ TEXT = public_line(ALICE).split()[1]
         (f"ecdsa-sha2-nistp256 {TEXT}", "is a damaged key"),
         (f"ssh-ed25519 {ECDSA.split()[1]}", "is a damaged key"),
         ("ssh-ed25519 AAAA", "is a damaged key"),
-        (f"alice@there ssh-ed25519 {TEXT}", "options and names have no meaning here, write the key alone"),
+        (f"operator@there ssh-ed25519 {TEXT}", "options and names have no meaning here, write the key alone"),
         (f'restrict,from="10.0.0.1" ssh-ed25519 {TEXT}', "options and names have no meaning here"),
-        (f'namespaces="streamd-patch" ssh-ed25519 {TEXT} alice', "options and names have no meaning here"),
+        (f'namespaces="streamd-patch" ssh-ed25519 {TEXT} operator', "options and names have no meaning here"),
         (f"cert-authority ssh-ed25519 {TEXT}", "options and names have no meaning here"),
         ("ssh-dss AAAAB3NzaC1kc3MAAACB", "a key of type ssh-dss cannot sign patches; use ssh-ed25519"),
         (
@@ -352,14 +360,15 @@ def test_what_is_no_usable_key_is_said_at_the_start(tmp_path, line, sentence):
 
 def test_a_comment_may_have_several_words_and_the_line_spaces_around_it():
     assert (
-        parse_key(f"  ssh-ed25519  {TEXT}   Alice of the night shift \n").name == "Alice of the night shift"
+        parse_key(f"  ssh-ed25519  {TEXT}   Operator of the night shift \n").name
+        == "Operator of the night shift"
     )
     assert parse_key(f"ssh-ed25519 {TEXT}").name.startswith("SHA256:")
 
 
 def test_the_same_key_twice_is_refused():
-    with pytest.raises(SignatureError, match="mallory is the same key as alice; leave one of them out"):
-        parse_keys([f"ssh-ed25519 {TEXT} alice", f"ssh-ed25519 {TEXT} mallory"])
+    with pytest.raises(SignatureError, match="mallory is the same key as operator; leave one of them out"):
+        parse_keys([f"ssh-ed25519 {TEXT} operator", f"ssh-ed25519 {TEXT} mallory"])
 
 
 def test_a_configuration_with_good_keys_loads(tmp_path):
@@ -384,9 +393,9 @@ def beside(path):
 
 @pytest.mark.parametrize("required", [False, True])
 def test_a_signature_beside_the_patch_is_checked_where_there_are_keys(patch, required):
-    trust = Trust([public_line(ALICE, "alice")], required)
+    trust = Trust([public_line(OPERATOR, "operator")], required)
     beside(patch).write_bytes(sign())
-    assert trust(patch, PATCH) == "alice"
+    assert trust(patch, PATCH) == "operator"
     for bad in (sign(private=MALLORY), sign(b"other"), b"", b"x" * (MAX_SIGNATURE + 1)):
         beside(patch).write_bytes(bad)
         with pytest.raises(PatchError, match=r"fix\.py\.sig"):
@@ -394,19 +403,19 @@ def test_a_signature_beside_the_patch_is_checked_where_there_are_keys(patch, req
 
 
 def test_what_is_judged_are_the_bytes_that_were_read_not_the_file_as_it_is_now(patch):
-    trust = Trust([public_line(ALICE, "alice")], True)
+    trust = Trust([public_line(OPERATOR, "operator")], True)
     beside(patch).write_bytes(sign())
     patch.write_bytes(b"import os\n")
-    assert trust(patch, PATCH) == "alice"
-    with pytest.raises(SignatureError, match="not what alice signed"):
+    assert trust(patch, PATCH) == "operator"
+    with pytest.raises(SignatureError, match="not what operator signed"):
         trust(patch, b"import os\n")
 
 
 def test_without_a_signature_it_depends_on_the_configuration(patch):
     assert Trust([], False)(patch, PATCH) == ""
-    assert Trust([public_line(ALICE)], False)(patch, PATCH) == ""
+    assert Trust([public_line(OPERATOR)], False)(patch, PATCH) == ""
     with pytest.raises(SignatureError) as refusal:
-        Trust([public_line(ALICE)], True)(patch, PATCH)
+        Trust([public_line(OPERATOR)], True)(patch, PATCH)
     assert str(refusal.value) == (
         "fix.py is not signed, and [patches] require_signature is on; sign it with: streamd-ctl sign fix.py"
     )
@@ -430,7 +439,7 @@ def test_what_stands_in_the_place_of_a_signature_is_refused_and_nobody_waits_for
         case "loop":
             beside(patch).symlink_to(beside(patch))
     with pytest.raises(SignatureError, match=r"fix\.py\.sig"):
-        Trust([public_line(ALICE)], False)(patch, PATCH)
+        Trust([public_line(OPERATOR)], False)(patch, PATCH)
 
 
 # ---- with OpenSSH itself -----------------------------------------------------------------------------------------
@@ -464,10 +473,10 @@ def test_what_ssh_keygen_signs_is_good_and_only_for_what_it_was_signed(tmp_path,
 @keygen
 def test_openssh_believes_what_the_signer_of_these_tests_makes(tmp_path):
     """Otherwise the table above would refuse for other reasons than it says."""
-    (tmp_path / "allowed").write_text(f"alice {public_line(ALICE)}\n")
+    (tmp_path / "allowed").write_text(f"operator {public_line(OPERATOR)}\n")
     (tmp_path / "sig").write_bytes(sign())
     done = subprocess.run(
-        ["ssh-keygen", "-Y", "verify", "-f", "allowed", "-I", "alice", "-n", NAMESPACE, "-s", "sig"],
+        ["ssh-keygen", "-Y", "verify", "-f", "allowed", "-I", "operator", "-n", NAMESPACE, "-s", "sig"],
         cwd=tmp_path,
         input=PATCH,
         capture_output=True,

@@ -36,7 +36,7 @@ def plain(value: Any, depth: int = 0) -> Any:
         return {"is": kind.__name__, **plain(dict(zip(kind._fields, value, strict=False)), depth + 1)}
     if kind is dict:
         return {
-            key if type(key) is str else repr(plain(key)): plain(item, depth + 1)
+            plain(key) if isinstance(key, str) else repr(plain(key)): plain(item, depth + 1)
             for key, item in itertools.islice(value.items(), MOST)
         }
     if kind is list or kind is tuple:

@@ -487,10 +487,10 @@ async def test_a_patch_by_nobody_that_is_known_is_refused_and_one_that_is_signed
     refused = (await desk.ask(ask))[-1]
     assert (refused["ok"], refused["stage"], refused["error"]) == (False, "signature", "fix.py is not signed")
     assert loads(world, "refused")[0]["stage"] == "signature"
-    verify.signer = "alice"
+    verify.signer = "operator"
     assert (await desk.ask(ask))[-1]["ok"]
     assert verify.seen == [FIX.encode()] * 2
-    assert world.store.read_record(2).signers == ["alice"]
+    assert world.store.read_record(2).signers == ["operator"]
 
 
 class Signers:
