@@ -351,7 +351,7 @@ async def test_what_is_no_request_costs_its_own_connection_only(desk, raw, sente
 async def test_a_bug_in_a_verb_is_an_answer_and_a_report(desk):
     (answer,) = await desk.ask(request("bug"))
     assert (answer["ok"], answer["stage"]) == (False, "bug")
-    assert "bug failed with RuntimeError('unexpected'); crash report in" in answer["error"]
+    assert "bug failed with RuntimeError: unexpected; crash report in" in answer["error"]
     assert desk.reports.count == 1
 
 

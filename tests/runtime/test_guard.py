@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -601,3 +602,65 @@ async def test_a_thousand_sessions_that_fail_write_one_report(world):
     assert len(trial.failures) == 20
     assert world.reports.count == 1
     assert all(room.state.heard == ["tick x"] and room.release is trial.old for room in rooms)
+
+
+async def test_after_a_failure_elsewhere_the_new_code_is_not_asked_any_more(world):
+    client = await world.guest()
+    assert await client.ask("count") == "2"
+    trial = on_probation(world, raising("1 // 0"))
+    trial.lost = True
+    world.sessions.current = trial.old
+    assert await client.ask("count") == "4"
+    assert world.session().release is trial.old
+    assert world.session().guard is None
+    assert trial.failures == []
+    assert world.reports.count == 0
+    assert await client.ask("count") == "6"
+
+
+async def test_a_guest_that_comes_after_a_failure_is_taken_in_by_the_old_code(world):
+    await world.guest()
+    client = await world.connect()
+    trial = on_probation(world, raising("1 // 0"))
+    trial.lost = True
+    world.sessions.current = trial.old
+    client.say("join live/a")
+    assert await client.hear() == "welcome to live/a"
+    assert {item.release for item in world.sessions.listed()} == {trial.old}
+    assert trial.failures == []
+
+
+async def test_state_that_cannot_be_copied_in_time_is_a_failure_that_a_checkpoint_finds(world):
+    world.sessions.watchdog.limit(0.2)
+    world.sessions.watchdog.start()
+    try:
+        client = await world.guest()
+        assert await client.ask("count") == "2"
+        laughs = "laughs = []\n            for _ in range(60):\n                laughs = [laughs, laughs]\n"
+        trial = on_probation(
+            world, (ROOM, COUNTING, f"{COUNTING}            {laughs}            room.heard.append(laughs)\n")
+        )
+        assert await client.ask("count") == "4"
+        list(world.sessions._checkpoints())
+    finally:
+        world.sessions.watchdog.stop()
+    ((_, _, sentence),) = trial.failures
+    assert "it cannot be copied: StepOverrun" in sentence
+    assert await client.ask("count") == "6"
+
+
+@pytest.mark.parametrize(
+    "what", ["raise Unspeakable", "raise ValueError('no ' * (16 << 20))", "raise ValueError(Unspeakable)"]
+)
+async def test_an_exception_that_cannot_be_told_is_a_failure_like_any_other(world, what):
+    client = await world.guest()
+    assert await client.ask("count") == "2"
+    speech = "class Unspeakable(Exception):\n    def __str__(self):\n        while True:\n            pass\n    __repr__ = __str__\n\n\n"
+    trial = on_probation(world, raising(what), (ROOM, "@state\nclass Room", f"{speech}@state\nclass Room"))
+    began = monotonic()
+    assert await client.ask("count") == "4"
+    assert monotonic() - began < 2
+    ((_, _, sentence),) = trial.failures
+    assert "handlers.room:" in sentence
+    assert len(sentence) < 600
+    assert len(json.dumps(trial.report())) < 20_000

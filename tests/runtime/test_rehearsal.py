@@ -896,3 +896,49 @@ async def test_a_session_whose_events_come_too_fast_is_left_out(stage, monkeypat
     if report["not_replayed"]:  # it depends on who looks first
         assert row["why"].startswith("fell behind")
     assert len(traffic.taped) < 10_000
+
+
+# ---- exceptions that defend themselves
+
+UNSPEAKABLE = """
+class Unspeakable(Exception):
+    def __str__(self):
+        while True:
+            pass
+    __repr__ = __str__
+"""
+
+
+@pytest.mark.parametrize(
+    ("candidate", "sentence"),
+    [
+        (with_word("raise Unspeakable", UNSPEAKABLE), "Unspeakable (media.codec:"),
+        (with_word("raise ValueError('no ' * (16 << 20))"), "ValueError: no no"),
+        (codec(f"{UNSPEAKABLE}\n\ndef resumed(state, now):\n    raise Unspeakable\n"), "media.codec.resumed raised Unspeakable"),
+        ({**codec(UNSPEAKABLE + MIGRATION.format(up="raise Unspeakable", down="return new"))}, "media.codec.upgrade raised Unspeakable"),
+    ],
+    ids=["unspeakable", "a novel", "resumed", "upgrade"],
+)  # fmt: skip
+async def test_an_exception_is_told_whatever_it_is(stage, candidate, sentence):
+    failure = await stage.failure(candidate)
+    assert sentence in failure["sentence"]
+    assert len(failure["sentence"]) < 1000
+    assert len("".join(failure["traceback"])) < 20_000
+
+
+async def test_an_import_that_fails_unspeakably_is_refused_with_a_sentence(stage):
+    async with Rehearsal(BOUNDS) as child:
+        with pytest.raises(ReleaseError, match="line .*: Unspeakable$"):
+            await stage.open(child, codec(f"{UNSPEAKABLE}\nraise Unspeakable\n"))
+
+
+async def test_a_resumed_that_cuts_somebody_off_is_a_difference(stage):
+    extra = "\nfrom streamd.runtime.vocabulary import Close, Log\n\n\ndef resumed(state, now):\n"
+    report = await stage.report(codec(f"{extra}    return [Log('info', 'x'), Close(7, 'enough')]\n"))
+    assert (report["different"], report["ends"], report["kinds"]) == (1, 1, ["Close"])
+    (difference,) = report["differences"]
+    assert difference["name"] == "live/a"
+    assert difference["sentence"] == "the move itself: resumed() answers Close(link=7, reason='enough')"
+    assert report["sessions"][0]["first_difference"] == difference["sentence"]
+    report = await stage.report(codec(f"{extra}    return [Log('info', 'x')]\n"))
+    assert (report["different"], report["ends"]) == (0, 0)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from time import thread_time
 from typing import Any
 
 import pytest
 
+from streamd.runtime.admin import Caller
+from streamd.runtime.commands import BadCommand
+from streamd.runtime.mover import resumed
+from streamd.runtime.release import Release
 from streamd.runtime.selection import Selection
+from streamd.runtime.session import CannotDescribe
+from streamd.runtime.state import lift, lower
+from streamd.runtime.verbs import Verbs
 from streamd.runtime.wishes import Bounds, Refusal, silent
-from tests.fake_live import BY, FIX, World, amend, running, until
+from tests.fake_live import BY, FIX, TREE, World, amend, running, until, write_tree
 
 SHORT = Bounds(
     max_bytes=65_536, specimens=("door/0", "live/specimen"), probation_seconds=1.0, probation_events=1, keyframe_seconds=0.5
@@ -435,3 +443,128 @@ async def test_a_shadow_that_sees_nothing_is_followed_by_the_load(world):
     assert answer["report"]["shadow"]["events"] >= 1
     assert world.release == 2
     assert await client.ask("count") == "4"
+
+
+# ---- what is asked of the new code beside its steps
+
+DESCRIBES_BADLY_LATER = amend(
+    "handlers.room",
+    1,
+    "def kind(session):\n    while isinstance(session, Room) and session.track.frames > 3:\n        pass\n    return 'room'\n",
+)
+HANGS_ON_THE_WAY_BACK = amend(
+    "media.codec",
+    1,
+    "def downgrade(new: dict) -> dict:\n    while new['frames'] > 9:\n        pass\n    return new\n\n\n"
+    "def upgrade(old: dict) -> dict:\n    return old\n",
+)
+ENDS_ALL = amend(
+    "handlers.room",
+    1,
+    "def resumed(session, now):\n    return [End('we start anew')] if isinstance(session, Room) else []\n",
+)
+
+
+async def test_code_that_does_not_return_from_describe_fails_its_probation(world):
+    client = await world.guest()
+    assert await client.ask("count") == "2"
+    waiting = asyncio.create_task(load(world, DESCRIBES_BADLY_LATER, wait=True, probation=2.0))
+    await until(lambda: world.release == 2)
+    assert await client.ask("count") == "4"
+    with pytest.raises(
+        Refusal, match=r"failed in live/a: describe\(\) failed: StepOverrun: did not return within 0.2 s"
+    ):
+        await waiting
+    assert world.session().release.number == 1
+    assert await client.ask("count") == "6"
+
+
+async def test_who_asks_for_the_status_meanwhile_gets_it(world):
+    client = await world.guest()
+    assert await client.ask("count") == "2"
+    await load(world, DESCRIBES_BADLY_LATER, probation=60.0)
+    verbs = Verbs(world.sessions, world.upgrades, dict, lambda: None)
+    assert (await verbs.list_sessions({}, Caller(BY, "/"), silent))["sessions"][0]["kind"] == "room"
+    assert await client.ask("count") == "4"
+    (row,) = (await verbs.list_sessions({}, Caller(BY, "/"), silent))["sessions"]
+    assert row["phase"].startswith("describe() failed: StepOverrun")
+    entry = await ended(world)
+    assert entry["result"] == "failed"
+    assert "live/a: describe() failed" in entry["text"]
+    (row,) = (await verbs.list_sessions({}, Caller(BY, "/"), silent))["sessions"]
+    assert (row["kind"], row["release"]) == ("room", 1)
+
+
+async def test_a_describe_that_fails_in_both_is_nothing_new(world):
+    world.rooms(1)
+    await load(world, NOTHING, probation=60.0)
+    trial = world.upgrades.trials.trial
+    assert trial is not None
+    for release in (trial.old, trial.release):
+        release.describe = {}.pop
+    with pytest.raises(CannotDescribe, match=r"describe\(\) failed"):
+        world.sessions.described(trial.release, world.sessions.listed()[0].state)
+    trial.probation.undescribed(world.sessions.listed()[0], "describe() failed")
+    await trial.probation.audit()
+    assert trial.probation.failure is None
+    assert (await world.rollback())["release"] == 1
+
+
+async def test_a_move_that_would_cut_somebody_off_is_a_difference_that_has_to_be_accepted(world):
+    client = await world.guest()
+    with pytest.raises(Refusal, match=r"resumed\(\) answers End\(reason='we start anew'\)") as refused:
+        await load(world, ENDS_ALL)
+    assert refused.value.stage == "differences"
+    assert refused.value.facts["report"]["ends"] >= 1
+    assert await client.ask("count") == "2"
+    await load(world, ENDS_ALL, accept=True)
+    assert await client.hear() == ""
+    assert world.sessions.listed() == []
+
+
+async def test_what_only_the_move_itself_shows_to_cut_somebody_off_is_not_done(world):
+    await world.guest()
+    text = TREE["handlers/room.py"].replace("VERSION = 1", "VERSION = 2") + ENDS_ALL.partition("\n\n\n")[2]
+    new = Release(99, write_tree(world.root / "new", {**TREE, "handlers/room.py": text}), 1).load()
+    session, old = world.session(), world.upgrades.current
+    state = lift(lower(session.state), new.record)
+    with pytest.raises(
+        BadCommand, match=r"handlers.room.resumed answers End\(.*\), which no rehearsal has shown"
+    ):
+        resumed(state, old, new, session, frozenset({"Close"}))
+    assert resumed(state, old, new, session, frozenset({"End"})) == [("we start anew",)]
+    assert resumed(state, old, new, session) == [("we start anew",)]
+    new.discard()
+
+
+async def test_code_that_does_not_let_anybody_go_back_is_asked_once(world):
+    rooms = world.rooms(30)
+    await load(world, HANGS_ON_THE_WAY_BACK, probation=60.0)
+    for room in rooms:
+        room.state.track.frames = 10
+        assert room.guard is not None
+        room.guard.differences = 1  # so that the guard's own state is only the second best
+    began = thread_time()
+    assert (await world.rollback())["release"] == 1
+    assert thread_time() - began < 1.5
+    assert all(room.release.number == 1 and not room.ended for room in rooms)
+
+
+async def test_a_probation_that_has_nobody_left_to_watch_ends(world):
+    client = await world.guest()
+    waiting = asyncio.create_task(load(world, NOTHING, wait=True, probation=60.0))
+    await until(lambda: world.release == 2)
+    client.say("end bye")
+    answer = await asyncio.wait_for(waiting, 10)
+    assert "Probation passed" in answer["text"]
+
+
+async def test_a_probation_waits_only_for_those_that_were_there(world):
+    client = await world.guest()
+    await load(world, NOTHING, probation=60.0)
+    trial = world.upgrades.trials.trial
+    assert trial is not None
+    assert await client.ask("count") == "2"
+    await (await world.guest("live/b")).ask("count")
+    assert [item.name for item in trial.probation._waited_for(1000)] == ["live/a"]
+    await world.rollback()
