@@ -13,6 +13,7 @@ What a session is, and what happens in it:
     supervisor  tasks and sessions restarted with intensity; crash reports
     trace       counters said once a second
     preview     values for a report: cut, bounded, printable
+    telling     what live code has raised, in words, without running any more of it
     net         links and groups <-> events and commands; the pump
 
 What code there is:
@@ -43,5 +44,6 @@ The patch path:
     sentences   the words of the answers
 
 Inside, arrows point upwards only, whatever the order above: nobody below imports who uses it. What a rehearsal's child
-imports (commands, journal, law, migrate, patchfile, release, state, vocabulary, watchdog, ways) has no event loop in it.
+imports (commands, journal, law, migrate, patchfile, release, state, telling, vocabulary, watchdog, ways) has no event
+loop in it.
 """

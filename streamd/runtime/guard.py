@@ -371,7 +371,7 @@ def not_plain(home: Sessions, session: Session, error: StateError) -> bool:
     if guard is None:
         return False
     watch, event = guard.watch, Tick(now_ms(), "checkpoint")
-    sentence = f"what it keeps is no state: {error}"
+    sentence = f"what it keeps is no state: {telling.text_of(error)}"
     checkpoint = home.lowered(guard.state) if guard.alive else None
     if guard.alive and checkpoint is None:
         return False  # nor can the old code's

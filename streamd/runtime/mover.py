@@ -31,6 +31,7 @@ from streamd.runtime.wishes import Progress
 
 log = logging.getLogger("streamd")
 
+IMPORTS = 10.0  # s that finding a way may take: releases that were let go of may have to be imported again
 LOOK_EVERY = 0.02  # s between two looks at sessions that wait for their next key unit
 
 
@@ -201,9 +202,10 @@ class Mover:
         source, former = session.release, session.state
         session.suspend()
         try:
-            with self.sessions.watchdog.guarding(seconds):
-                if source.number not in ways:
+            if source.number not in ways:
+                with self.sessions.watchdog.guarding(IMPORTS):
                     ways[source.number] = self.ways.way(source, target)
+            with self.sessions.watchdog.guarding(seconds):
                 lowered = lower(former)
                 for steps in ways[source.number]:
                     lowered = migrate.apply(lowered, steps)

@@ -414,7 +414,7 @@ class Sessions:
         try:
             return keep(event)
         except StateError as error:
-            self.counters.count(session.name, f"no replay: {error}")
+            self.counters.count(session.name, f"no replay: {telling.text_of(error)}")
             session.journal.lose()
             return event
 
@@ -509,7 +509,7 @@ class Sessions:
         try:
             return self.lower(state)
         except StateError as error:
-            return f"not plain: {error}"
+            return f"not plain: {telling.text_of(error)}"
 
     def _penalize(self, session: Session, event: Event, lost: bool = False) -> None:
         """Close the connection whose event it was. Too many crashes in a period end the session; several restart it,
@@ -753,7 +753,7 @@ class Sessions:
         try:
             lowered = self.lower(session.state)
         except StateError as error:
-            self.counters.count(session.name, f"no checkpoint: {error}")
+            self.counters.count(session.name, f"no checkpoint: {telling.text_of(error)}")
             return guards.not_plain(self, session, error)
         session.journal.roll(Checkpoint(session.release, lowered))
         return True

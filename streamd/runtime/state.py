@@ -212,7 +212,8 @@ def _hints(cls: type) -> dict[str, Any]:
 # What a record has besides its fields: what the decorator has made.
 MADE = frozenset(
     "__annotations__ __dataclass_fields__ __dataclass_params__ __doc__ __eq__ __hash__ __init__ __match_args__ __module__ "
-    "__qualname__ __repr__ __slots__ __state_plan__ __state_tag__".split()
+    "__qualname__ __repr__ __slots__ __state_plan__ __state_tag__ "
+    "__annotate_func__ __annotations_cache__ __firstlineno__ __replace__ __static_attributes__".split()  # of later Pythons
 )
 
 

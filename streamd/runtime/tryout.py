@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 MOST_FAILURES = 10  # sessions that fail alike teach nobody more
 MOST_DIFFERENCES = 20  # that are told in words; all are counted
+LONGEST = 2000  # characters of a sentence; it may be about a text that live code has made
 MOST_STATE = 262_144  # bytes of a state that a failure shows
 IMPORT_STEPS = 2  # an import may take as long as so many steps
 TIMES_SLOWER = 10
@@ -257,7 +258,7 @@ class Tryout:
             raise
         except (MigrationError, StateError, BadCommand, ReleaseError) as error:
             self.look_at_the_seal()  # nothing can be said in words without the builtins
-            raise Failed(str(error), error) from error
+            raise Failed(telling.cut(str(error), LONGEST), error) from error
         except BaseException as error:
             self.look_at_the_seal()
             raise _raised(what, error) from error
@@ -306,7 +307,7 @@ class Tryout:
         report.ends += 1
         report.kinds |= ends.keys()
         row["differences"] += 1
-        sentence = f"the move itself: resumed() answers {', '.join(ends.values())}"
+        sentence = f"the move itself: {', '.join(ends.values())}"
         row["first_difference"] = row["first_difference"] or sentence
         if len(report.differences) < MOST_DIFFERENCES:
             report.differences.append(
@@ -345,7 +346,8 @@ class Tryout:
                 except BadCommand as error:
                     said = str(error).replace("step returned", "it returned")
                     raise BadCommand(f"{name}.resumed: {said}") from error
-                ends |= commands.endings(fresh)
+                for kind, words in commands.endings(fresh).items():
+                    ends.setdefault(kind, f"{name}.resumed answers {words}")
         return ends
 
     def _described(self, state: Any) -> None:

@@ -27,7 +27,7 @@ class Track:
 def learn(track: Track, payload: bytes) -> None:
     track.pictures += 1
     if track.pictures > LATER:
-        for _ in range(60):
+        for _ in range(200):
             checked = [byte ^ 0x5A for byte in payload[:2000]]
             checked.sort()
     sets = parameter_sets(payload, track.nal_length)

@@ -412,10 +412,10 @@ async def test_an_odd_error_in_the_move_puts_everybody_back_too(world, monkeypat
     rooms = world.rooms(3)
     check = mover.resumed
 
-    def failing(state: Any, source: Release, target: Release, session: Any) -> Any:
+    def failing(state: Any, source: Release, target: Release, session: Any, allowed: Any) -> Any:
         if session is rooms[2] and target.number == 2:
             raise RuntimeError("what nobody thought of")
-        return check(state, source, target, session)
+        return check(state, source, target, session, allowed)
 
     monkeypatch.setattr(mover, "resumed", failing)
     with pytest.raises(Refusal, match=r"what nobody thought of. Everyone is back where they were"):

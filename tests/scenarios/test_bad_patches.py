@@ -5,7 +5,7 @@ path it must be caught, what the operator must be told, and, for some, what has 
 
     Caught: probation              the stage that the answer names; several with commas where it depends on the moment
     Told: ZeroDivisionError        a part of the sentence that the operator reads; one line for each part
-    Needs: ws joins                what somebody does during the probation
+    Needs: ws joins                what somebody does during the probation ("ws leaves", "operator looks")
 
 The rule this file keeps: the encoders are FFmpeg, and what they sent is what FFmpeg wrote to a file beside it. At the end
 every viewer must have all of it: every frame, once, in order, with its time, on the one connection it began with.
@@ -50,9 +50,9 @@ STAGES = ("read", "merge", "check", "import", "rehearse", "differences", "move",
 
 LOAD = ("load", "--wait")
 KEY = b"\x17"  # the first byte of a key picture's tag
-VIEWERS = (
-    50  # from the first frame to the last, two of them FFmpeg; those that come during probations are more
-)
+# from the first frame to the last, two of them FFmpeg; those who come during a probation are more
+VIEWERS = 50
+HEAD_START = 50  # frames of sound that FFmpeg may send before the first picture, where everyone starts
 RECORDED = ("one", "two")
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -265,9 +265,9 @@ class Scene:
     async def wrongs(self, bad: Bad, answer: dict[str, Any]) -> list[str]:
         """What should not be so after a load."""
         stage, why = answer.get("stage", "no stage at all"), sentence(answer)
-        wrong = (
-            [f"caught at {stage}, not at {' or '.join(bad.caught)}: {why}"] if stage not in bad.caught else []
-        )
+        wrong = []
+        if stage not in bad.caught:
+            wrong.append(f"caught at {stage}, not at {' or '.join(bad.caught)}: {why}")
         wrong += [f"the operator is not told {part!r}: {why}" for part in bad.told if part not in why]
         wrong += self.left_behind(await self.streamd.status())
         for viewer in self.viewers:
@@ -334,6 +334,9 @@ async def show(bads: list[Bad]) -> list[str]:
             await asyncio.wait_for(recorder.process.wait(), PATIENCE)
         found = [got_everything(viewer, cameras[viewer.name]) for viewer in viewers]
         found += [recorder.got_everything(cameras[recorder.name]) for recorder in recorders]
+        for viewer in viewers[:own]:
+            missed = len(cameras[viewer.name].sent) - len(viewer.frames())
+            found += [f"a viewer of {viewer.name} missed {missed} frames"] if missed > HEAD_START else []
         frames = sum(len(viewer.frames()) for viewer in viewers)
         print(f"{len(bads)} patches, {len(viewers) + len(recorders)} viewers, {frames} frames")
     return wrong + [fault for fault in found if fault]

@@ -1,4 +1,4 @@
-"""Right in every byte, and fifty times as slow.
+"""Right in every byte, and a hundred times as slow.
 
 Caught: rehearse
 Told: live/
@@ -24,7 +24,7 @@ class Track:
 
 def learn(track: Track, payload: bytes) -> None:
     track.pictures += 1
-    for _ in range(60):
+    for _ in range(300):
         checked = [byte ^ 0x5A for byte in payload[:2000]]
         checked.sort()
     sets = parameter_sets(payload, track.nal_length)
