@@ -938,7 +938,10 @@ async def test_a_resumed_that_cuts_somebody_off_is_a_difference(stage):
     assert (report["different"], report["ends"], report["kinds"]) == (1, 1, ["Close"])
     (difference,) = report["differences"]
     assert difference["name"] == "live/a"
-    assert difference["sentence"] == "the move itself: media.codec.resumed answers Close(link=7, reason='enough')"
+    assert (
+        difference["sentence"]
+        == "the move itself: media.codec.resumed answers Close(link=7, reason='enough')"
+    )
     assert report["sessions"][0]["first_difference"] == difference["sentence"]
     report = await stage.report(codec(f"{extra}    return [Log('info', 'x')]\n"))
     assert (report["different"], report["ends"]) == (0, 0)

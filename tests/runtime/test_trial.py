@@ -512,7 +512,9 @@ async def test_a_describe_that_fails_in_both_is_nothing_new(world):
 
 async def test_a_move_that_would_cut_somebody_off_is_a_difference_that_has_to_be_accepted(world):
     client = await world.guest()
-    with pytest.raises(Refusal, match=r"handlers.room.resumed answers End\(reason='we start anew'\)") as refused:
+    with pytest.raises(
+        Refusal, match=r"handlers.room.resumed answers End\(reason='we start anew'\)"
+    ) as refused:
         await load(world, ENDS_ALL)
     assert refused.value.stage == "differences"
     assert refused.value.facts["report"]["ends"] >= 1
