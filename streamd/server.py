@@ -25,7 +25,8 @@ from streamd.drivers import systemd
 from streamd.drivers.http import Http
 from streamd.drivers.watch import watch
 from streamd.runtime.admin import Admin, Circle, Roles
-from streamd.runtime.net import Limits, Link, Net, now_ms
+from streamd.runtime.link import Limits, Link, now_ms
+from streamd.runtime.net import Net
 from streamd.runtime.rehearse import ChildBounds
 from streamd.runtime.release import ReleaseError
 from streamd.runtime.session import YOUNG, Sessions

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from streamd.runtime.net import Limits, Link, Net
+from streamd.runtime.link import Limits, Link
+from streamd.runtime.net import Net
 from streamd.runtime.session import Session, Sessions
 from streamd.runtime.store import Store
 from streamd.runtime.supervisor import CrashReports

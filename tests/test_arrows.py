@@ -133,7 +133,7 @@ def test_every_import_follows_the_arrows(path):
         ("runtime", "streamd.live", False),
         ("runtime", "aiohttp.web", False),
         ("runtime", "msgpack", True),
-        ("drivers", "streamd.runtime.net.Link", True),
+        ("drivers", "streamd.runtime.link.Link", True),
         ("drivers", "streamd.live.handlers", False),
         ("live.protocol", "streamd.live.media.frame", False),
         ("live.media", "streamd.live.handlers.door", False),

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from scripts.bench import broadcast, measure
 from scripts.bench.measure import Process, median, running, scratch
-from streamd.runtime.net import Limits
+from streamd.runtime.link import Limits
 
 COUNTS, ROUNDS, SECONDS = (100, 500, 1_000, 2_000), 3, 5.0
 SETTLE = 1.5  # s after the last viewer's first byte: the GOP that everyone gets at the start is over

@@ -18,7 +18,7 @@ from typing import Any
 
 from scripts.bench import broadcast, publishers
 from streamd.runtime.journal import Journal
-from streamd.runtime.net import now_ms
+from streamd.runtime.link import now_ms
 from streamd.runtime.session import Session
 from streamd.runtime.state import lower
 from streamd.runtime.vocabulary import Data, Event

@@ -26,7 +26,8 @@ from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
-from streamd.runtime.net import Link, bound_socket
+from streamd.runtime.link import Link
+from streamd.runtime.net import bound_socket
 from streamd.runtime.session import Sessions
 
 log = logging.getLogger("streamd")

@@ -14,7 +14,7 @@ What a session is, and what happens in it:
     trace       counters said once a second
     preview     values for a report: cut, bounded, printable
     telling     what live code has raised, in words, without running any more of it
-    net         links and groups <-> events and commands; the pump
+    link        one connection's socket;  group: a ring of units and who gets them;  net: all of them, and the pump
 
 What code there is:
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 from streamd.runtime import telling
 from streamd.runtime.commands import Difference, check, difference
 from streamd.runtime.journal import BLAMED, FAILED, SHARED, Convert, handed, revive
-from streamd.runtime.net import now_ms
+from streamd.runtime.link import now_ms
 from streamd.runtime.release import Release
 from streamd.runtime.state import StateError, lift, lower, same
 from streamd.runtime.vocabulary import Event, Joined, Move, PeerError, Tick

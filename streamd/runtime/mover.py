@@ -18,7 +18,7 @@ from typing import Any
 from streamd.runtime import commands, migrate, telling
 from streamd.runtime.commands import BadCommand
 from streamd.runtime.guard import Guard
-from streamd.runtime.net import now_ms
+from streamd.runtime.link import now_ms
 from streamd.runtime.probation import Probation
 from streamd.runtime.release import Release
 from streamd.runtime.selection import Selection

@@ -20,7 +20,7 @@ from streamd.runtime import telling
 from streamd.runtime.commands import Difference, differing, losses
 from streamd.runtime.guard import Answer
 from streamd.runtime.health import Rates
-from streamd.runtime.net import now_ms
+from streamd.runtime.link import now_ms
 from streamd.runtime.release import Release
 from streamd.runtime.seal import Seal
 from streamd.runtime.session import DOOR, CannotDescribe, Session, Sessions

@@ -24,6 +24,7 @@ from typing import Any
 from streamd.runtime import guard as guards
 from streamd.runtime import telling
 from streamd.runtime.commands import LEVELS, BadCommand, check
+from streamd.runtime.group import Group
 from streamd.runtime.guard import Guard, Watch
 from streamd.runtime.health import CONGESTION, PEER_ERRORS, WARNINGS, Health
 from streamd.runtime.journal import (
@@ -39,7 +40,8 @@ from streamd.runtime.journal import (
     replay,
     revive,
 )
-from streamd.runtime.net import Exchange, Group, Link, Net, now_ms
+from streamd.runtime.link import Exchange, Link, now_ms
+from streamd.runtime.net import Net
 from streamd.runtime.preview import plain
 from streamd.runtime.release import Release
 from streamd.runtime.state import StateError, lift, lower

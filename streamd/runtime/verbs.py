@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any
 
 from streamd.runtime.admin import Caller, Verb
-from streamd.runtime.net import describe_link, now_ms
+from streamd.runtime.link import describe_link, now_ms
 from streamd.runtime.release import Release, read_tree
 from streamd.runtime.selection import EVERYONE, LIVE, Selection
 from streamd.runtime.session import CannotDescribe, Session, Sessions

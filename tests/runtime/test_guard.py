@@ -13,8 +13,8 @@ import pytest
 
 from streamd.runtime.commands import SHAPES, Difference
 from streamd.runtime.guard import Guard
+from streamd.runtime.link import now_ms
 from streamd.runtime.migrate import MigrationError
-from streamd.runtime.net import now_ms
 from streamd.runtime.probation import Probation
 from streamd.runtime.release import Release
 from streamd.runtime.session import CannotBegin, Session

@@ -14,20 +14,18 @@ from typing import Any
 import pytest
 import uvloop
 
-from streamd.runtime.net import (
+from streamd.runtime.group import Group
+from streamd.runtime.link import (
     FIRST_READ,
     LEAST_READ,
     LONG_STEP,
     READ_SIZE,
-    VISITS,
-    Group,
     Limits,
     Link,
-    Net,
-    bound_socket,
     describe_link,
     now_ms,
 )
+from streamd.runtime.net import VISITS, Net, bound_socket
 from streamd.runtime.trace import Counters
 from streamd.runtime.vocabulary import Closed, Congested, Data, Drained, Event
 from tests.fake_live import until

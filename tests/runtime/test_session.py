@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamd.runtime.journal import ENTRY_BYTES, SPELL
-from streamd.runtime.net import now_ms
+from streamd.runtime.link import now_ms
 from streamd.runtime.session import Sessions
 from streamd.runtime.state import lower
 from streamd.runtime.vocabulary import (
