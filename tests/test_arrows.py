@@ -1,4 +1,4 @@
-"""DESIGN.md's arrows and the rules of live code, read from the source: who may import whom, and what live code is.
+"""The arrows of the design and the rules of live code, read from the source: who may import whom, and what live code is.
 
 The rules that live code keeps inside a file are the kernel's own (`law.check_live_source`): a patch is held
 to what the shipped code is held to. Who may import whom is written here a second time, on purpose.

@@ -227,7 +227,7 @@ def upgrade_streamd(story: str, count: int, _target: Path | None) -> Seen:
                 ports["rtmp"],
                 count,
                 live,
-                600,
+                120,
                 "bench",
                 int(story == "failing"),
             ]
@@ -262,7 +262,7 @@ def streamd_seen(story: str, server: Process, clients: Process, patches: Path, p
     if story == "stuck":
         words.append("the busy step was ended" if seen["chosen_ms"] < BUSY_MS / 2 else "everyone waited")
     on = [
-        f"{item['sessions']} on release {item['number']}" for item in status["releases"] if item["sessions"]
+        f"{item['sessions']:,} on release {item['number']}" for item in status["releases"] if item["sessions"]
     ]
     return Seen(
         calm["longest_ms"],

@@ -163,10 +163,21 @@ class Drafting:
         explained = [patchfile.explained(item.differs) for item in merged.patches]
         return Draft(release, record, merged.codes, frozenset().union(*explained))
 
-    async def rehearse(
-        self, draft: Draft, child: Rehearsal, wishes: Wishes, progress: Progress, refuse: bool = True
+    async def tried(
+        self, draft: Draft, child: Rehearsal, wishes: Wishes, progress: Progress
+    ) -> tuple[dict[str, Any], Refusal | None]:
+        """The report of the other process, which tries the draft on everybody it is meant for and then, if that was
+        asked for, on what happens meanwhile; and why a load is refused on it, if it is."""
+        report = await self._rehearsed(draft, child, wishes, progress)
+        refusal = _verdict(report, draft, wishes)
+        if wishes.shadow and refusal is None:
+            report = await self._shadowed(draft, child, wishes, report, progress)
+            refusal = _verdict(report, draft, wishes)
+        return report, refusal
+
+    async def _rehearsed(
+        self, draft: Draft, child: Rehearsal, wishes: Wishes, progress: Progress
     ) -> dict[str, Any]:
-        """Let the other process try the draft on everybody it is meant for. Raises Refusal if it fails there."""
         sessions = [item for item in self.mover.chosen(wishes.selection) if item.release is not draft.release]
         await progress("rehearse", 0, len(sessions))
         involved = {item.release.number for item in sessions} | {self.current.number, draft.number}
@@ -177,41 +188,15 @@ class Drafting:
             self.sessions.settings,
             list(self.bounds.specimens),
         )
-        report = await child.migrate(
+        return await child.migrate(
             self._copies(sessions),
             back=not wishes.irreversible,
             replay=True,
             progress=lambda done, of: progress("rehearse", done, of),
             count=len(sessions),
         )
-        if refuse:
-            refuse_failures(report)
-        if wishes.max_pause is not None and report["predicted_pause_ms"] > wishes.max_pause and refuse:
-            raise Refusal(
-                "rehearse",
-                f"a session would pause for {report['predicted_pause_ms']:.1f} ms, longer than the "
-                f"{wishes.max_pause:g} ms allowed. Nothing was changed",
-                report=report,
-            )
-        return report
 
-    def judge(self, report: dict[str, Any], draft: Draft, wishes: Wishes) -> None:
-        """Raise Refusal for differences that nobody has explained."""
-        refuse_failures(report)
-        unexplained = {*report["kinds"]} - draft.explained
-        if not unexplained or wishes.accept_differences:
-            return
-        told = report["differences"]
-        first = next((item for item in told if unexplained & {*item["kinds"]}), told[0])
-        raise Refusal(
-            "differences",
-            f"of {report['events']} events replayed {report['different']} would be answered differently; the first in "
-            f"{first['name']}, {first['event']}: {first['sentence']}. If that is what the patch is for, load it with "
-            f'--accept-differences, or let it say so: DIFFERS = "{", ".join(sorted(unexplained))}: why". Nothing was changed',
-            report=report,
-        )
-
-    async def shadow(
+    async def _shadowed(
         self, draft: Draft, child: Rehearsal, wishes: Wishes, report: dict[str, Any], progress: Progress
     ) -> dict[str, Any]:
         """Let the other process follow what really happens for a while."""
@@ -368,7 +353,8 @@ class Drafting:
             log.warning("rolling back without a rehearsal: %s", error)
             await self._import_again(chain, None)
         else:
-            refuse_failures(report)
+            if refusal := _failed(report):
+                raise refusal
         return self.library.held(target)
 
     async def _import_again(self, chain: Sequence[int], child: Rehearsal | None) -> None:
@@ -433,14 +419,41 @@ def _again(canary: Draft | None, merged: Merged) -> Draft | None:
     )
 
 
-def refuse_failures(report: dict[str, Any]) -> None:
-    failures = report["failures"]
-    if failures:
-        more = f" ({len(failures) - 1} more failed)" if len(failures) > 1 else ""
-        first = failures[0]
-        raise Refusal(
-            "rehearse", f"{first['name']}: {first['sentence']}{more}. Nothing was changed", report=report
+def _verdict(report: dict[str, Any], draft: Draft, wishes: Wishes) -> Refusal | None:
+    """Why a load is refused on this report: for failures, for a pause too long, for differences that nobody has
+    explained; None if it is not."""
+    if failed := _failed(report):
+        return failed
+    if wishes.max_pause is not None and report["predicted_pause_ms"] > wishes.max_pause:
+        return Refusal(
+            "rehearse",
+            f"a session would pause for {report['predicted_pause_ms']:.1f} ms, longer than the {wishes.max_pause:g} ms "
+            "allowed. Nothing was changed",
+            report=report,
         )
+    unexplained = {*report["kinds"]} - draft.explained
+    if not unexplained or wishes.accept_differences:
+        return None
+    told = report["differences"]
+    first = next((item for item in told if unexplained & {*item["kinds"]}), told[0])
+    return Refusal(
+        "differences",
+        f"of {report['events']} events replayed {report['different']} would be answered differently; the first in "
+        f"{first['name']}, {first['event']}: {first['sentence']}. If that is what the patch is for, load it with "
+        f'--accept-differences, or let it say so: DIFFERS = "{", ".join(sorted(unexplained))}: why". Nothing was changed',
+        report=report,
+    )
+
+
+def _failed(report: dict[str, Any]) -> Refusal | None:
+    failures = report["failures"]
+    if not failures:
+        return None
+    more = f" ({len(failures) - 1} more failed)" if len(failures) > 1 else ""
+    first = failures[0]
+    return Refusal(
+        "rehearse", f"{first['name']}: {first['sentence']}{more}. Nothing was changed", report=report
+    )
 
 
 @contextmanager

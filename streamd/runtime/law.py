@@ -16,7 +16,7 @@ from pathlib import Path
 from streamd.runtime.source import PACKAGE, error_at, live_imports, parse
 
 KERNEL = frozenset({"streamd.runtime.state", "streamd.runtime.vocabulary"})
-# Which live modules a package may import, as prefixes (DESIGN.md, "Arrows"): protocol and media their own kind,
+# Which live modules a package may import, as prefixes ("Arrows" in tests/test_arrows.py): protocol and media their own kind,
 # policy both. A script tag of FLV is AMF by its own specification (Annex E.4.4), hence the one exception.
 MAY_IMPORT = {
     "protocol": ("protocol",),
@@ -78,7 +78,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 def check_live_source(
     module: str, text: str, path: Path | str = "", known: frozenset[str] = frozenset()
 ) -> None:
-    """Raise PatchError unless `text` keeps the rules of live code (DESIGN.md, "Arrows").
+    """Raise PatchError unless `text` keeps the rules of live code.
 
     `known` are the modules of the release; if given, an import of any other live module is refused here
     instead of failing at import time.

@@ -95,12 +95,15 @@ class Ledger:
 
     def cut_off(self) -> str:
         """A sentence for a change that had begun when the process ended, as the history tells it."""
-        ended = set()  # one change at a time: what has an end, has it after its beginning
+        ended: set[str] = set()  # one change at a time: what has an end, has it after its beginning
         for entry in reversed(self.store.history()):
             verb = entry.get("verb")
             if verb == "start":
                 break
+            number = entry.get("release")
             if entry.get("result") == "began" and verb not in ended:
-                return f"the {verb} of release {entry.get('release')} was cut off by the end of the process"
+                return f"the {verb} of release {number} was cut off by the end of the process"
+            if entry.get("probation") and not ended & {"probation", "rollback"}:
+                return f"the probation of release {number} was cut off by the end of the process"
             ended.add(verb)
         return ""

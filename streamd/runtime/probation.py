@@ -282,6 +282,14 @@ class Probation:
         for known in (self._before, self._often, self._steps):
             known.pop(session, None)
 
+    def untried(self, events: int) -> list[str]:
+        """Sessions that have had fewer events than that: a passed probation says little of them."""
+        return [
+            item.name
+            for item in self.guarded()
+            if item.guard is not None and item.guard.events < events and not item.name.startswith(DOOR)
+        ]
+
     def told(self) -> dict[str, Any]:
         """What `status` says of it."""
         return {

@@ -176,13 +176,10 @@ class Trials:
             await probation.watch(trial.seconds if last else bake, self.bounds.probation_events)
             if probation.ended.is_set() or last:
                 break
-            async with self.ledger.busy:
-                if not probation.ended.is_set():
-                    trial.wave += 1
-                    try:
-                        await self._wave(trial, silent)
-                    except Refusal as error:
-                        probation.fail(f"wave {trial.wave + 1}", str(error))
+            try:
+                await self._next_wave(trial)
+            except Refusal as error:
+                probation.fail(f"wave {trial.wave + 1}", str(error))
         if trial.taken_back:
             return TAKEN_BACK
         async with self.ledger.one("probation", [], trial.by) as note:
@@ -192,11 +189,27 @@ class Trials:
                 return TAKEN_BACK
             if probation.failure is not None:
                 return await self._fail(trial, probation.failure, note)
-            told = probation.told()
-            self._pass(trial)
+            told, least = probation.told(), self.bounds.probation_events
             text = f"Probation passed: {told['events']} events, no failure.{sentences.differed(told)}"
+            if untried := probation.untried(least):
+                text += f" Fewer than {least} events came to {sentences.names(untried)}."
+            self._pass(trial)
             note.update(text=text)
             return {"ok": True, "probation": {**told, "left_s": 0.0}, "text": text}
+
+    async def _next_wave(self, trial: Trial) -> None:
+        """Raises Refusal."""
+        async with self.ledger.one("wave", [], trial.by) as note:
+            if trial.probation.ended.is_set():
+                note.update(result="ended", text="the probation had ended before it began")
+                return
+            await self.ledger.begin(note, trial.release.number)
+            trial.wave += 1
+            before = len(trial.move.pauses)
+            await self._wave(trial, silent)
+            moved = sentences.sessions(len(trial.move.pauses) - before)
+            text = f"wave {trial.wave + 1} of {trial.waves}: {moved} moved to release {trial.release.number}"
+            note.update(release=trial.release.number, text=text)
 
     async def _fail(self, trial: Trial, failure: Failure, note: dict[str, Any]) -> dict[str, Any]:
         told = trial.probation.told()

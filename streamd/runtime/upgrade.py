@@ -97,13 +97,16 @@ class Upgrades:
                 _,
             ):
                 try:
-                    report = await self.drafting.rehearse(draft, child, wishes, progress)
+                    report, refusal = await self.drafting.tried(draft, child, wishes, progress)
                 finally:
                     await self.drafting.drop(draft)
+            if refusal is not None and refusal.stage != "differences":
+                raise refusal
             changes = sentences.changes(draft.record.modules)
+            asked = " --accept-differences" if refusal is not None else ""
             text = (
                 f"fits release {self.current.number}: {changes}. {sentences.rehearsed(report)} "
-                f"Load with: streamd-ctl load {' '.join(paths)}"
+                f"Load with: streamd-ctl load{asked} {' '.join(paths)}"
             )
             note.update(text=text, sha256=draft.record.sha256)
             return {
@@ -132,7 +135,7 @@ class Upgrades:
                 merged,
             ):
                 try:
-                    report = await self.drafting.rehearse(draft, child, wishes, progress, refuse=False)
+                    report, refusal = await self.drafting.tried(draft, child, wishes, progress)
                 finally:
                     await self.drafting.drop(draft)
             pauses = {item["name"]: item["lower_ms"] + item["up_ms"] for item in report["sessions"]}
@@ -144,6 +147,8 @@ class Upgrades:
                 f"{sentences.sessions(sum(1 for item in order if item['wave']))}{waves}, longest pause about "
                 f"{report['predicted_pause_ms']:.1f} ms. {sentences.rehearsed(report)}"
             )
+            if refusal is not None:
+                text += f" A load would be refused at {refusal.stage}: {refusal}."
             note.update(text=text, sha256=draft.record.sha256)
             return {
                 "release": self.current.number,
@@ -199,11 +204,9 @@ class Upgrades:
             ):
                 try:
                     note.update(sha256=draft.record.sha256)
-                    report = await self.drafting.rehearse(draft, child, wishes, progress)
-                    self.drafting.judge(report, draft, wishes)
-                    if wishes.shadow:
-                        report = await self.drafting.shadow(draft, child, wishes, report, progress)
-                        self.drafting.judge(report, draft, wishes)
+                    report, refusal = await self.drafting.tried(draft, child, wishes, progress)
+                    if refusal is not None:
+                        raise refusal
                     await self.drafting.bring_in(draft, progress)
                 except BaseException:
                     await self.drafting.drop(draft)
@@ -217,6 +220,8 @@ class Upgrades:
                 raise
             text = _running(draft, trial)
             note.update(text=text, release=draft.number)
+            if trial.watched:
+                note.update(probation=trial.seconds)  # whose end has an entry of its own
             answer = self._moved(draft, trial.move, started)
             answer.update(report=report, predicted_pause_ms=report["predicted_pause_ms"], probation=None)
             if trial.watched:
