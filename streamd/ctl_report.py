@@ -67,8 +67,15 @@ def _difference(found: Answer) -> tuple[Any, Any, Any]:
 def summary(found: Answer) -> str:
     """The figures of the whole rehearsal, in a sentence or two."""
     said = []
+    happened = []
     if replayed := found.get("replayed"):
-        said.append(f"{counted(found.get('events'), 'event')} replayed in {counted(replayed, 'session')}")
+        happened.append(f"{counted(found.get('events'), 'event')} replayed in {counted(replayed, 'session')}")
+    if tried := found.get("tried"):
+        happened.append(counted(tried, "made-up event"))
+    if happened:
+        said.append(" and ".join(happened))
+    if untried := found.get("not_tried"):
+        said.append(f"not all of those in {counted(untried, 'session')}")
     if skipped := found.get("not_replayed"):
         said.append(f"{counted(skipped, 'session')} not replayed")
     if different := found.get("different"):

@@ -124,6 +124,8 @@ REPORT: dict[str, Any] = {
     "events": 824,
     "replayed": 2,
     "not_replayed": 0,
+    "tried": 24,
+    "not_tried": 0,
     "predicted_pause_ms": 0.31,
     "slower": 1.02,
     "growth_bytes": 2048,

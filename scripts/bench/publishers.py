@@ -2,8 +2,9 @@
 
 COUNT connections publish live/NAME1 and so on over RTMP. The first LIVE of them send in real time for SECONDS, each a
 little later than the one before, as encoders do that know nothing of each other. The others send `OPENING` ms of the
-broadcast and then stop in the middle of a message: an idle session with all the state of a real one. The
-last ODD of them announce two picture parameter sets instead of one. Prints "ready" when all have begun. What the server answers is read and thrown away.
+broadcast and then stop in the middle of a message: an idle session with all the state of a real one. The last ODD of
+them announce two picture parameter sets instead of one. Prints "ready" when all have begun. What the server answers is
+read and thrown away.
 """
 
 from __future__ import annotations

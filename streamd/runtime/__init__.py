@@ -34,6 +34,7 @@ The patch path:
     wishes      what may be asked of it, and how it says no
     drafting    from patch files to a rehearsed, imported release
     rehearse    the child process of a rehearsal, seen from here;  rehearsal, tryout: what runs in it;  wire: between
+    rare        what happens rarely, made up for a rehearsal
     selection   who moves first
     mover       sessions from release to release
     probation   what the guards of a new release have seen;  trial: wave after wave until the verdict
@@ -44,6 +45,6 @@ The patch path:
     sentences   the words of the answers
 
 Inside, arrows point upwards only, whatever the order above: nobody below imports who uses it. What a rehearsal's child
-imports (commands, journal, law, migrate, patchfile, release, state, telling, vocabulary, watchdog, ways) has no event
+imports (commands, journal, law, migrate, patchfile, rare, release, state, telling, vocabulary, watchdog, ways) has no event
 loop in it.
 """

@@ -260,7 +260,8 @@ class Admin:
 def _write(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
     # uvloop raises where asyncio shrugs: at a write to a connection that is gone
     if not writer.transport.is_closing():
-        writer.write(msgpack.packb(answer, default=repr))  # live code may describe itself with anything
+        # live code may describe itself with anything, and the name of a file need not be UTF-8
+        writer.write(msgpack.packb(answer, default=repr, unicode_errors="backslashreplace"))
 
 
 def may_ask(by: dict[str, int], groups: Collection[int], group: int) -> bool:

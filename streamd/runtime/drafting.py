@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from streamd.runtime.session import Session, Sessions
 from streamd.runtime.state import StateError
 from streamd.runtime.store import Record
 from streamd.runtime.vocabulary import Event
+from streamd.runtime.wire import MOST_NAMED, MOST_NUMBERS, Around, LinkFact
 from streamd.runtime.wishes import Bounds, Progress, Refusal, Wishes
 
 log = logging.getLogger("streamd")
@@ -101,7 +103,13 @@ class Drafting:
             draft = _again(canary, merged)
             if draft is None:
                 self._refuse_if_many()
-                draft = await self._write(number, base, merged, [signer for _, _, signer in read], by, wishes)
+                try:
+                    draft = await self._write(
+                        number, base, merged, [signer for _, _, signer in read], by, wishes
+                    )
+                except BaseException:  # a full disk leaves a part of it
+                    await asyncio.to_thread(self.library.remove, number)
+                    raise
             yield draft, child, merged
 
     def _read(self, paths: Sequence[str], cwd: str) -> list[tuple[Path, str, str]]:
@@ -268,6 +276,7 @@ class Drafting:
             session.journal.recent() if recent else None,
             list(session.groups),
             len(session.links),
+            _around(session) if recent else Around(),
         )
 
     async def bring_in(self, draft: Draft, progress: Progress) -> None:
@@ -288,7 +297,8 @@ class Drafting:
 
     async def drop(self, draft: Draft) -> None:
         """Forget a release that was never to run, or did not come to."""
-        if draft.release is not self.sessions.current and not draft.again:
+        used = draft.release is self.sessions.current or self.sessions.pinned(draft.release)
+        if not used and not draft.again:  # who could not be brought back is still on it
             draft.release.discard()
             await asyncio.to_thread(self.library.remove, draft.number)
 
@@ -405,6 +415,24 @@ class Drafting:
         return chain[: chain.index(target) + 1]
 
 
+def _around(session: Session) -> Around:
+    """What rare events could be about: never more than that, for a session may have thousands of links."""
+    timers, links = list(islice(session.timers, MOST_NAMED)), session.links
+    if not links:
+        return Around(timers=timers)
+    first, last = next(iter(links.values())), next(reversed(links.values()))
+    busiest = max(links.values(), key=lambda item: item.received)
+    groups = islice(session.groups.values(), MOST_NAMED)
+    members = [member for group in groups for member in islice(group.members, 1)]
+    named = dict.fromkeys([first, busiest, *members])
+    named.pop(last, None)  # it stands at the end
+    facts = [
+        LinkFact(item.number, item.group.name if item.group is not None else "", item.received)
+        for item in (*named, last)
+    ]
+    return Around(facts, sorted(islice(links, MOST_NUMBERS)), timers)
+
+
 def _again(canary: Draft | None, merged: Merged) -> Draft | None:
     """The canary, if it is what is being loaded. Raises Refusal if it is something else."""
     if canary is None:
@@ -436,9 +464,10 @@ def _verdict(report: dict[str, Any], draft: Draft, wishes: Wishes) -> Refusal | 
         return None
     told = report["differences"]
     first = next((item for item in told if unexplained & {*item["kinds"]}), told[0])
+    made_up = f" and {report['tried']} made up" if report["tried"] else ""
     return Refusal(
         "differences",
-        f"of {report['events']} events replayed {report['different']} would be answered differently; the first in "
+        f"of {report['events']} events replayed{made_up} {report['different']} would be answered differently; the first in "
         f"{first['name']}, {first['event']}: {first['sentence']}. If that is what the patch is for, load it with "
         f'--accept-differences, or let it say so: DIFFERS = "{", ".join(sorted(unexplained))}: why". Nothing was changed',
         report=report,

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -54,10 +55,11 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()  # entries come from several threads, and each names the one before
 
     def note(self, entry: dict[str, Any]) -> None:
         """Append one line and sync it: what is answered has been written down."""
-        with self._open(os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
+        with self._lock, self._open(os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
             last, whole = _last_line(file)
             stamped = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), **entry}
             line = json.dumps({**stamped, "prev": _sha256(last) if last is not None else ""}).encode()

@@ -177,9 +177,10 @@ class Probation:
                 audit = monotonic() + every
             if over or self.ended.is_set():
                 break
+            left = self.until - monotonic()
             try:
                 await asyncio.wait_for(
-                    self.ended.wait(), min(LOOK_EVERY, max(self.until - monotonic(), 0.01))
+                    self.ended.wait(), min(LOOK_EVERY, max(left, 0.01)) if left > 0 else LOOK_EVERY
                 )
             except TimeoutError:
                 continue
@@ -212,12 +213,15 @@ class Probation:
             self._steps[session] = session.steps
             sentence = session.health.worse(rates, since, now, self._rise)
             often = self._often[session]
-            if not sentence and steps > elapsed * max(STORM * often, MOST_STEPS):
-                sentence = f"{steps / elapsed:.0f} events a second, where there were {often:.0f} before"
+            rate = steps / max(elapsed, LOOK_EVERY)  # events come in bursts: a short look says nothing of a rate
+            if not sentence and rate > max(STORM * often, MOST_STEPS):
+                sentence = f"{rate:.0f} events a second, where there were {often:.0f} before"
             if sentence:
                 self.fail(session.name, sentence)
                 return
-        if sentence := self.sessions.door_health.worse(*self._doors, now, self._rise):
+        if self.sessions.current is not self.new:  # newcomers begin on the old code yet
+            self._doors = self.sessions.door_health.before(now), now
+        elif sentence := self.sessions.door_health.worse(*self._doors, now, self._rise):
             self.fail("newcomers", sentence)
 
     async def audit(self) -> None:

@@ -43,7 +43,7 @@ from streamd.runtime.telling import kind_of
 from streamd.runtime.tryout import Copy, Failed, Kept, Pair, Troupe, Tryout
 from streamd.runtime.vocabulary import Event
 from streamd.runtime.watchdog import Watchdog
-from streamd.runtime.wire import LENGTH, PAGE, Place, ReleaseFact, event_of
+from streamd.runtime.wire import LENGTH, PAGE, Around, LinkFact, Place, ReleaseFact, event_of
 
 SOCKET, PAGE_FD, PIPE = 0, 1, 2  # where the server has put them
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
@@ -308,6 +308,9 @@ class Rehearsing:
             match message:
                 case ("session", name, release, lowered, groups, links):
                     copy = Copy(name, release, lowered, groups, links)
+                case ("around", named, numbers, timers):
+                    assert copy is not None
+                    copy.around = Around([LinkFact(*item) for item in named], numbers, timers)
                 case ("checkpoint", number, lowered):
                     assert copy is not None
                     copy.checkpoint = number, lowered

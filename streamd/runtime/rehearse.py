@@ -162,18 +162,23 @@ class Rehearsal:
             raise ChildFailed("spawn", f"no process for the rehearsal: {error}") from error
         self._loop.add_reader(self._pipe, self._hear)
         self._keeper = _Keeper(self._loop, theirs, memory, words)
-        self._keeper.start()
+        try:
+            self._keeper.start()
+        except RuntimeError as error:  # no more threads: it has not begun, and its end would never be told
+            self._keeper.close()
+            self._keeper = None
+            raise ChildFailed("spawn", f"no process for the rehearsal: {error}") from error
         try:
             async with asyncio.timeout(SPAWN_SECONDS):
                 await asyncio.shield(self._keeper.began)
                 await self._loop.sock_sendall(ours, message("begin", os.getpid(), asdict(self.bounds)))
                 answer = await self._answer()
-        except OSError as error:
-            raise ChildFailed("spawn", f"no process for the rehearsal: {error}") from error
-        except TimeoutError:
+        except TimeoutError:  # which is an OSError
             raise ChildFailed(
                 "spawn", f"the process for the rehearsal did not start within {SPAWN_SECONDS:g} s"
             ) from None
+        except OSError as error:
+            raise ChildFailed("spawn", f"no process for the rehearsal: {error}") from error
         except _Gone:
             raise ChildFailed("spawn", str(await self._dead())) from None
         if answer[0] != "ready":
@@ -509,7 +514,7 @@ class _Tape:
 
     def messages(self) -> Iterator[bytes]:
         """All that there are now."""
-        for name, told in self.lost.items():
+        for name, told in [*self.lost.items()]:  # `bound` may add to it meanwhile
             if not told:
                 self.lost[name] = True
                 yield message("lost", name)
@@ -550,9 +555,10 @@ class _Keeper(threading.Thread):
                         os.kill(pid, signal.SIGKILL)
         except OSError as failure:
             error = failure
+        except Exception as failure:  # of ctypes: whoever waits has to hear of it
+            error = OSError(str(failure))
         finally:
-            for number in self._files:
-                os.close(number)
+            self.close()
         self._tell(self._say_began, error)
         code = 0
         if self.pid:
@@ -561,6 +567,11 @@ class _Keeper(threading.Thread):
                 self._over = True
                 code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         self._tell(self._say_ended, code)
+
+    def close(self) -> None:
+        """Let go of the child's ends, which it has by now, or never will."""
+        for number in self._files:
+            os.close(number)
 
     def kill(self) -> None:
         """Also before it has begun."""

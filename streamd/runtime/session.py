@@ -557,6 +557,8 @@ class Sessions:
             return
         session.state = before
         change()
+        if session.ended:  # by what the new code had to say to it
+            return
         try:
             with self.watchdog.guarding():
                 event = revive(kept, source, session.release, self.convert)

@@ -126,7 +126,8 @@ class Trials:
             await progress("wave", trial.wave + 1, trial.waves)
         watch = trial.probation if trial.watched else None
         self.sessions.probation = watch
-        if selection.whole and trial.wave == trial.waves - 1:
+        last = trial.wave == trial.waves - 1
+        if selection.whole and last and not trial.probation.ended.is_set():
             self.sessions.current = trial.release
 
         def chosen() -> list[Session]:

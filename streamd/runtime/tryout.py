@@ -2,6 +2,7 @@
 
     migrate   up to the new release and back; plain, typed, restored to the letter; and how long it takes
     replay    the events since a checkpoint, by the old code and the new; where their answers part
+    imagine   what happens rarely (rare.py), made up for what the replay has left
     follow    the same with events that have only just happened
 
 The rule this file keeps: whatever live code does here is an entry in the report and no more. All of it is called
@@ -18,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic_ns, thread_time, thread_time_ns
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
-from streamd.runtime import commands, migrate, telling
+from streamd.runtime import commands, migrate, rare, telling
 from streamd.runtime.commands import BadCommand
 from streamd.runtime.journal import BLAMED, FAILED, revive
 from streamd.runtime.migrate import MigrationError
@@ -32,7 +33,7 @@ from streamd.runtime.store import Record
 from streamd.runtime.vocabulary import Event, PeerError, Ring
 from streamd.runtime.watchdog import Watchdog
 from streamd.runtime.ways import Ways
-from streamd.runtime.wire import Place, ReleaseFact, outline
+from streamd.runtime.wire import Around, Place, ReleaseFact, outline
 
 T = TypeVar("T")
 
@@ -44,6 +45,7 @@ IMPORT_STEPS = 2  # an import may take as long as so many steps
 TIMES_SLOWER = 10
 SLOW_EVENTS = 20  # with fewer a mean means nothing
 SLOW_MS = 1.0
+MADE_UP_PART = 0.25  # of the time for replays, for made-up events; what has really happened teaches more
 TIMES_LARGER = 4
 LARGER_BYTES = 1_048_576
 # A loop in C does not let the watchdog in; the kernel ends the process when one call has taken as long as so many steps.
@@ -89,6 +91,7 @@ class Copy:
     links: int
     checkpoint: tuple[int, Any] | None = None
     events: list[Kept] = field(default_factory=list)
+    around: Around = field(default_factory=Around)
 
 
 @dataclass
@@ -105,6 +108,9 @@ class Report:
     events: int = 0
     replayed: int = 0
     not_replayed: int = 0
+    tried: int = 0  # made-up events
+    not_tried: int = 0  # sessions without all of theirs, for there was no more time
+    fail_alike: int = 0  # made-up events at which both fail
     pause_ms: float = 0.0
     old_ns: int = 0
     new_ns: int = 0
@@ -121,6 +127,9 @@ class Report:
             "events": self.events,
             "replayed": self.replayed,
             "not_replayed": self.not_replayed,
+            "tried": self.tried,
+            "not_tried": self.not_tried,
+            "fail_alike": self.fail_alike,
             "predicted_pause_ms": round(self.pause_ms, 3),
             "slower": ratio(self.new_ns, self.old_ns),
             "growth_bytes": self.growth,
@@ -199,8 +208,10 @@ class Tryout:
         self.watchdog = troupe.watchdog
         self.report = Report()
         self.over = False
+        self.where = ""  # the beginning of a sentence, where events are made up
         self._replay_ends = thread_time() + replay_seconds
         self._replay_seconds = replay_seconds
+        self._imagining = 0.0  # s of processor time that made-up events have taken
 
     # ---- one session
 
@@ -212,8 +223,12 @@ class Tryout:
         try:
             self._migrate(copy, row)
             if replay:
-                self._replay(copy, row)
-            self.look_at_the_seal()
+                pair = self._replay(copy, row)
+                self.look_at_the_seal()
+                self.look_at_the_seal()
+                self._imagine(copy, row, pair)
+            else:
+                self.look_at_the_seal()
         except Failed as failed:
             self.note(copy, row, failed)
         except MemoryError:
@@ -245,7 +260,9 @@ class Tryout:
         broken = self.seal.broken()
         if broken:
             self.seal.mend()
-            raise Failed(f"the new code changed {', '.join(broken[:5])}, which is not its own", fatal=True)
+            raise Failed(
+                f"{self.where}the new code changed {', '.join(broken[:5])}, which is not its own", fatal=True
+            )
 
     def called(self, what: str, function: Callable[..., T], *given: Any) -> T:
         """Call live code, or what calls it. Raises Failed whatever it raises."""
@@ -380,15 +397,16 @@ class Tryout:
 
     # ---- the last real events again
 
-    def _replay(self, copy: Copy, row: dict[str, Any]) -> None:
+    def _replay(self, copy: Copy, row: dict[str, Any]) -> Pair | None:
+        """The session as it is now on both codes, if the replay has got there."""
         if copy.checkpoint is None:
             row["why"] = "there are no events to replay"
             self.report.not_replayed += 1
-            return
+            return None
         if thread_time() > self._replay_ends:
             row["why"] = f"not replayed: the {self._replay_seconds:g} s for replays were used up"
             self.report.not_replayed += 1
-            return
+            return None
         pair = Pair(self, copy, row, copy.checkpoint)
         for place, kept in enumerate(copy.events, 1):
             pair.take(kept, place, len(copy.events))
@@ -401,8 +419,29 @@ class Tryout:
         if pair.stopped:
             row["why"] = f"replayed {row['events']} of {len(copy.events)} events: {pair.stopped}"
             self.report.not_replayed += 1
-        else:
-            self.report.replayed += 1
+            return None
+        self.report.replayed += 1
+        return pair if pair.comparing else None
+
+    # ---- events that there have been none of
+
+    def _imagine(self, copy: Copy, row: dict[str, Any], pair: Pair | None) -> None:
+        """Made-up events for what a replay has left; without one, for the state that arrived."""
+        started = thread_time()
+        ends = min(self._replay_ends, started + self._replay_seconds * MADE_UP_PART - self._imagining)
+        now = copy.events[-1].event.now if copy.events else now_ms()
+        try:
+            if started < ends:
+                if pair is None:
+                    pair = Pair(self, copy, row, (copy.release, copy.lowered))
+                pair.imagine(now, ends)
+                self.where = "at one of the made-up events, "
+                self.look_at_the_seal()
+            else:
+                self.report.not_tried += 1
+        finally:
+            self.where = ""
+            self._imagining += thread_time() - started
 
 
 class Pair:
@@ -446,10 +485,10 @@ class Pair:
         self.place.event(kept.event, place, count)
         old, spent = self._answered(self.old, self._left, kept)
         self._old_ns += spent
-        if isinstance(old, BaseException) and not isinstance(old, PeerError):
+        if _is_crash(old):
             self._left_failed(old, kept, place, count)
             return
-        noted = BLAMED if isinstance(old, PeerError) else len(old)
+        noted = len(old) if isinstance(old, list) else BLAMED
         if kept.commands is not None and kept.commands != noted:
             self.stopped = f"the running code did not do again what it had done at event {place}"
             return
@@ -457,15 +496,62 @@ class Pair:
         self.place.event(kept.event, place, count)
         new, spent = self._answered(self.new, self._right, kept)
         self._new_ns += spent
-        if isinstance(new, BaseException) and not isinstance(new, PeerError):
-            raise self._failure(new, kept, place)
+        if _is_crash(new):
+            where = f"event {place} ({outline(kept.event)})"
+            sentence = (
+                f"the new code answers {where} with what cannot be carried out: {new}"
+                if isinstance(new, BadCommand)
+                else f"the new code fails at {where}: {_said(new)}"
+            )
+            raise Failed(
+                sentence, new, kept.event, None if _is_fatal(new) else self._before(), _is_fatal(new)
+            )
         self._events.append(kept)
         row["events"] += 1
         report.events += 1
         if self.comparing:
-            found = self._difference(old, new)
-            if found is not None:
-                self._differs(kept, place, found, old, new)
+            self._compare(f"event {place} ({outline(kept.event)})", old, new)
+
+    def imagine(self, now: int, ends: float) -> None:
+        """Made-up events, each for copies of both states: what one does is nothing to the next. Raises Failed as `take`
+        does. Not beyond `ends`, in s of processor time."""
+        tryout, groups = self.tryout, self.groups
+        left = tryout.called("lowering the old state", lower, self._left)
+        right = tryout.called("lowering the new state", lower, self._right)
+        for event in rare.made_up(self.copy.around, self.copy.name, now):
+            if thread_time() > ends:
+                tryout.report.not_tried += 1
+                break
+            self.groups = set(groups)
+            self._imagine(event, left, right)
+        self.groups = groups
+
+    def _imagine(self, event: Event, left: Any, right: Any) -> None:
+        tryout, told, kept = self.tryout, rare.told(event), Kept(event, None, self.old.number)
+        old_state = tryout.called("lifting the old state", lift, left, self.old.record)
+        new_state = tryout.called("lifting the new state", lift, right, self.new.record)
+        tryout.where = f"at {told}, "
+        self.place.doing(f"old code, at {told}")
+        old, _ = self._answered(self.old, old_state, kept)
+        self.place.doing(f"new code, at {told}")
+        new, _ = self._answered(self.new, new_state, kept)
+        self.row["tried"] += 1
+        tryout.report.tried += 1
+        if _is_crash(old):
+            if _is_crash(new):  # nobody knows whether it can happen, and the patch has not brought it about
+                tryout.report.fail_alike += 1
+            else:
+                self.row["cured"] += 1
+                tryout.report.cured += 1
+        elif _is_crash(new):
+            sentence = (
+                f"at {told}, the new code answers what cannot be carried out: {new}"
+                if isinstance(new, BadCommand)
+                else f"at {told}, the new code fails: {_said(new)}"
+            )
+            raise Failed(sentence, new, event, right, _is_fatal(new))
+        else:
+            self._compare(told, old, new)
 
     def _answered(self, release: Release, state: Any, kept: Kept) -> tuple[list[Any] | BaseException, int]:
         """What the code of `release` answers, or what it raises; and how long it took, in ns of processor time."""
@@ -485,6 +571,11 @@ class Pair:
         if release is self.old:
             self.groups |= {item.group for item in answer if type(item) is Ring}
         return answer, spent
+
+    def _compare(self, event: str, old: list[Any] | BaseException, new: list[Any] | BaseException) -> None:
+        found = self._difference(old, new)
+        if found is not None:
+            self._differs(event, found, old, new)
 
     def _difference(
         self, old: list[Any] | BaseException, new: list[Any] | BaseException
@@ -509,8 +600,7 @@ class Pair:
 
     def _differs(
         self,
-        kept: Kept,
-        place: int,
+        event: str,
         found: commands.Difference,
         old: list[Any] | BaseException,
         new: list[Any] | BaseException,
@@ -518,7 +608,6 @@ class Pair:
         report = self.tryout.report
         report.different += 1
         self.row["differences"] += 1
-        event = f"event {place} ({outline(kept.event)})"
         if not self.row["first_difference"]:
             self.row["first_difference"] = f"{event}: {found.sentence}"
         kinds = _differing(found, old, new)
@@ -542,7 +631,7 @@ class Pair:
         self.place.doing("new code")
         self.place.event(kept.event, place, count)
         new, _ = self._answered(self.new, self._right, kept)
-        if isinstance(new, BaseException) and not isinstance(new, PeerError):
+        if _is_crash(new):
             # both fail, however the new code does it: nothing that the patch has brought about
             self._right = self.tryout.called("lifting the new state", lift, before, self.new.record)
             return
@@ -562,15 +651,6 @@ class Pair:
         self.row["cured"] += 1
         self.tryout.report.cured += 1
         self.comparing = False
-
-    def _failure(self, error: BaseException, kept: Kept, place: int) -> Failed:
-        fatal = not isinstance(error, Exception) or isinstance(error, MemoryError)
-        sentence = (
-            f"the new code answers event {place} ({outline(kept.event)}) with what cannot be carried out: {error}"
-            if isinstance(error, BadCommand)
-            else f"the new code fails at event {place} ({outline(kept.event)}): {_said(error)}"
-        )
-        return Failed(sentence, error, kept.event, None if fatal else self._before(), fatal)
 
     def _before(self) -> Any:
         """The new code's state before the event it failed at; that state itself may be half changed."""
@@ -634,6 +714,15 @@ class Pair:
         return len(marshal.dumps(old)), len(marshal.dumps(new))
 
 
+def _is_crash(answer: list[Any] | BaseException) -> TypeGuard[BaseException]:
+    return isinstance(answer, BaseException) and not isinstance(answer, PeerError)
+
+
+def _is_fatal(error: BaseException) -> bool:
+    """Whether the process is not fit for another session after it."""
+    return not isinstance(error, Exception) or isinstance(error, MemoryError)
+
+
 def _differing(
     found: commands.Difference, old: list[Any] | BaseException, new: list[Any] | BaseException
 ) -> set[str]:
@@ -660,6 +749,7 @@ def fresh_row(copy: Copy) -> dict[str, Any]:
         "down_ms": 0.0,
         "lower_ms": 0.0,
         "events": 0,
+        "tried": 0,
         "differences": 0,
         "first_difference": "",
         "growth_bytes": 0,
@@ -707,8 +797,7 @@ def _ms(spent: int) -> float:
 
 
 def _raised(what: str, error: BaseException) -> Failed:
-    fatal = not isinstance(error, Exception) or isinstance(error, MemoryError)
-    return Failed(f"{what}: {_said(error)}", error, fatal=fatal)
+    return Failed(f"{what}: {_said(error)}", error, fatal=_is_fatal(error))
 
 
 def _said(error: BaseException) -> str:

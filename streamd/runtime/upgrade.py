@@ -432,7 +432,8 @@ class Upgrades:
             return await self.trials.moving(lambda: self.mover.all_but(target), target, None, progress)
         except BaseException:
             self.sessions.current = left
-            self.mover.put_back(dict.fromkeys(self.sessions.pinned(target), left))
+            there = [item for item in self.sessions.pinned(target) if not self.mover.is_pinned(item)]
+            self.mover.put_back(dict.fromkeys(there, left))
             raise
 
     async def _take_canary_back(self, canary: Draft, note: dict[str, Any], progress: Progress) -> Move:

@@ -16,7 +16,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from streamd.runtime import vocabulary
 from streamd.runtime.journal import Checkpoint, Entry
@@ -25,6 +25,8 @@ from streamd.runtime.vocabulary import Event
 LENGTH = struct.Struct("<I")  # before every message, both ways
 PIECE = 65_536  # bytes of events in one message, about: packing them takes 0.1 ms
 PAGE = 4096
+MOST_NUMBERS = 200  # links that are sent by number
+MOST_NAMED = 20  # groups, and timers, that made-up events are about
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,25 @@ class ReleaseFact:
     codes: Mapping[str, bytes] = field(default_factory=dict)
 
 
+class LinkFact(NamedTuple):
+    """An open link: its number, the group that it is a member of ("" for none), the bytes that it has sent."""
+
+    number: int
+    group: str
+    received: int
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is around a session, as far as events can be made up about it: a few of its links (the first and the last, a
+    member of each group, whoever has sent most), the numbers of all of them or of MOST_NUMBERS, and the timers that are
+    set."""
+
+    named: list[LinkFact] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    timers: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class SessionCopy:
     """A session's lowered state, and the events since an earlier checkpoint where they are to be replayed."""
@@ -49,11 +70,15 @@ class SessionCopy:
     lowered: Any
     recent: tuple[Checkpoint, list[Entry]] | None = None
     groups: list[str] = field(default_factory=list)
-    links: int = 0
+    links: int = 0  # how many there are
+    around: Around = field(default_factory=Around)
 
     def messages(self) -> Iterator[bytes]:
         """The messages that tell of it, none of them long in the packing. Raises ValueError for what cannot be packed."""
         yield message("session", self.name, self.release, self.lowered, list(self.groups), self.links)
+        around = self.around
+        if around.numbers or around.timers:
+            yield message("around", [tuple(item) for item in around.named], around.numbers, around.timers)
         if self.recent is not None:
             checkpoint, entries = self.recent
             yield message("checkpoint", checkpoint.release.number, checkpoint.lowered)

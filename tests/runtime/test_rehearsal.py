@@ -15,10 +15,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, thread_time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from streamd.runtime.drafting import _around
 from streamd.runtime.journal import BLAMED, FAILED, Checkpoint, Entry
 from streamd.runtime.patchfile import PatchError
 from streamd.runtime.rehearse import (
@@ -33,6 +35,7 @@ from streamd.runtime.release import Release, ReleaseError
 from streamd.runtime.state import StateError, lift, lower
 from streamd.runtime.tryout import MOST_FAILURES
 from streamd.runtime.vocabulary import Data, Event, Joined, PeerError, Tick
+from streamd.runtime.wire import MOST_NAMED, MOST_NUMBERS, Around, LinkFact
 from tests.fake_live import FIX, TREE, amend, write_tree
 
 BOUNDS = ChildBounds(memory=256 << 20, cpu_seconds=20, seconds=20, replay_seconds=5, step_seconds=0.2)
@@ -790,6 +793,224 @@ class Held:
     def __exit__(self, *_: object) -> None:
         assert self._task is not None
         self._task.cancel()
+
+
+# ---- what happens rarely
+
+AROUND = Around(
+    [LinkFact(5, "all", 0), LinkFact(LINK, "", 900), LinkFact(9, "all", 0)], [5, LINK, 9], ["ping"]
+)
+KINDS = ["Congested", "Drained", "Refused", "Closed", "Closed", "Closed", "Tick", "Restarted", "Stopping"]
+
+
+def in_room(old: str, new: str) -> dict[str, str]:
+    """The tree with another room."""
+    assert old in ROOM
+    return {**codec(), "handlers/room.py": ROOM.replace(old, new)}
+
+
+def rarely(stage: Stage, replayed: bool = True) -> None:
+    """Let the session have links and a timer; with or without events to replay."""
+    (copy,) = stage.copies
+    recent = copy.recent if replayed else None
+    stage.copies[:] = [SessionCopy(copy.name, 1, copy.lowered, recent, ["all"], 3, AROUND)]
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+async def test_one_event_of_each_rare_kind_is_made_up_and_counted_by_itself(stage, replayed):
+    rarely(stage, replayed)
+    report = await stage.report(codec(), specimens=("door/0", "live/specimen"))
+    (row,) = report["sessions"]
+    assert row["ok"], report["failures"]
+    assert (row["tried"], report["tried"]) == (len(KINDS), len(KINDS))
+    assert (row["events"], report["events"]) == ((7, 7) if replayed else (0, 0))
+    assert (report["not_tried"], report["fail_alike"], report["cured"], report["different"]) == (0, 0, 0, 0)
+
+
+async def test_a_session_that_nobody_is_in_is_restarted_and_stopped(stage):
+    assert (await stage.report(codec()))["tried"] == 2
+
+
+STOPS = 'return [End("stopping")]'
+CONGESTED = 'room.heard.append(f"{link} congested")'
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+@pytest.mark.parametrize(
+    ("candidate", "sentence"),
+    [
+        (in_room(STOPS, "return [1 // 0]"),
+         "at a made-up Stopping, the new code fails: ZeroDivisionError: integer division or modulo by zero (handlers.room:"),
+        (in_room(STOPS, "return 1"),
+         "at a made-up Stopping, the new code answers what cannot be carried out: step returned int, not a list"),
+        (in_room(STOPS, "raise SystemExit"), "at a made-up Stopping, the new code fails: SystemExit"),
+        (in_room(STOPS, "while True: pass"), "at a made-up Stopping, the new code fails: StepOverrun: did not return within 0.2 s"),
+        (in_room(CONGESTED, 'return [SendAll("nobody", b"", True)]'),
+         "at a made-up Congested of link 5, the new code answers what cannot be carried out: SendAll to group 'nobody'"),
+        (in_room('room.heard.append(f"{link} drained")', "raise KeyError(link)"),
+         "at a made-up Drained of link 5, the new code fails: KeyError: 5"),
+        (in_room("    return []\n\n\ndef answers", "    return [None] if type(event).__name__ == 'Refused' else []\n\n\ndef answers"),
+         "at a made-up Refused of link 5, the new code answers what cannot be carried out"),
+        (in_room("room.guests.pop(link, None)", "room.guests.pop(link)"),
+         "at a made-up Closed of link 5, the new code fails: KeyError: 5"),
+        (in_room('room.heard.append(f"{link} left', 'assert link != 7\n            room.heard.append(f"{link} left'),
+         "at a made-up Closed of link 7, the new code fails: AssertionError"),
+        (in_room('room.heard.append(f"{link} left', 'assert link != 9\n            room.heard.append(f"{link} left'),
+         "at a made-up Closed of link 9, the new code fails: AssertionError"),
+        (in_room('room.heard.append(f"tick {tag}")', 'assert tag != "ping"'),
+         "at a made-up Tick 'ping', the new code fails: AssertionError"),
+        (in_room('room.heard.append(f"restarted with {links}")', "links.remove(8)"),
+         "at a made-up Restarted, the new code fails: ValueError"),
+    ],
+)  # fmt: skip
+async def test_a_patch_that_fails_at_what_happens_rarely_is_told_that_it_was_made_up(
+    stage, candidate, sentence, replayed
+):
+    rarely(stage, replayed)
+    failure = await stage.failure(candidate)
+    assert failure["sentence"].startswith(sentence)
+    assert failure["event"]["is"] in KINDS
+    assert failure["state"]["@"] == "handlers.room:Room"
+    assert failure["state"]["track"]["frames"] == 9, "as the last real event has left it"
+
+
+@pytest.mark.parametrize(
+    ("candidate", "event", "kinds", "ends"),
+    [
+        (in_room(STOPS, "return []"), "a made-up Stopping", ["End"], False),
+        (in_room(CONGESTED, "return [Send(link, b'x')]"), "a made-up Congested of link 5", ["Send"], False),
+        (in_room(CONGESTED, "return [Close(link, 'slow')]"), "a made-up Congested of link 5", ["Close"], True),
+        (in_room(CONGESTED, "raise PeerError('slow')"), "a made-up Congested of link 5", ["PeerError"], True),
+        (in_room("for link in links]", "for link in links[1:]]"), "a made-up Restarted", ["Send"], True),
+    ],
+)  # fmt: skip
+async def test_another_answer_to_what_is_made_up_is_a_difference_like_any_other(
+    stage, candidate, event, kinds, ends
+):
+    rarely(stage)
+    report = await stage.report(candidate)
+    assert report["failures"] == []
+    (difference,) = report["differences"]
+    assert (difference["name"], difference["event"]) == ("live/a", event)
+    assert (difference["kinds"], difference["ends"]) == (kinds, ends)
+    assert (report["different"], report["kinds"], report["ends"]) == (1, kinds, int(ends))
+    assert report["sessions"][0]["first_difference"] == f"{event}: {difference['sentence']}"
+
+
+async def test_one_made_up_event_does_not_spoil_the_next(stage):
+    """Most of them leave something in the room."""
+    rarely(stage)
+    report = await stage.report(
+        in_room(STOPS, f"assert not room.heard and 7 in room.guests\n            {STOPS}")
+    )
+    assert report["failures"] == []
+    assert report["tried"] == len(KINDS)
+
+
+async def test_a_group_that_only_a_made_up_event_makes_is_none_in_the_next(stage, tmp_path):
+    rings = in_room('room.heard.append(f"tick {tag}")', 'return [Ring("new", 1, 1, 1)]')
+    stage.old.discard()
+    stage.old = Release(1, write_tree(tmp_path / "0001", rings), None).load()
+    rarely(stage)
+    other = rings["handlers/room.py"].replace(STOPS, 'return [SendAll("new", b"", True)]')
+    failure = await stage.failure({**rings, "handlers/room.py": other})
+    assert failure["sentence"].endswith("SendAll to group 'new', which has no Ring")
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+async def test_a_made_up_event_that_both_fail_at_is_nobodys_fault_and_one_that_is_cured_is_told(
+    stage, tmp_path, replayed
+):
+    bad = in_room(STOPS, "return [1 // 0]")
+    stage.old.discard()
+    stage.old = Release(1, write_tree(tmp_path / "0001", bad), None).load()
+    rarely(stage, replayed)
+    for other in ("raise SystemExit", "return None", "return [1 // 0]"):
+        report = await stage.report(in_room(STOPS, other))
+        assert report["failures"] == report["differences"] == []
+        assert (report["fail_alike"], report["cured"], report["tried"]) == (1, 0, len(KINDS))
+    report = await stage.report(codec())
+    assert report["failures"] == report["differences"] == []
+    assert (report["fail_alike"], report["cured"], report["sessions"][0]["cured"]) == (0, 1, 1)
+
+
+async def test_what_a_made_up_event_makes_the_new_code_change_is_found(stage):
+    rarely(stage)
+    reach = "import sys; sys.modules['builtins'].len = None"
+    failure = await stage.failure(in_room(STOPS, f"{reach}\n            {STOPS}"))
+    assert failure["sentence"] == (
+        "at a made-up Stopping, the new code changed builtins.len, which is not its own"
+    )
+    reach = "import sys; sys.modules['live@1.media.codec'].word = None"
+    failure = await stage.failure(in_room(STOPS, f"{reach}\n            {STOPS}"))
+    assert failure["sentence"] == (
+        "at one of the made-up events, the new code changed live@1.media.codec.word, which is not its own"
+    )
+
+
+async def test_a_loop_in_c_at_a_made_up_event_is_told_as_one(stage):
+    rarely(stage)
+    with pytest.raises(ChildFailed) as failed:
+        await stage.report(in_room(STOPS, "return sum(range(10**13))"))
+    assert str(failed.value).startswith("live/a: in new code, at a made-up Stopping at ")
+
+
+async def test_what_the_replay_did_not_get_to_is_made_up_for_the_state_that_arrived(stage):
+    """Neither a replay that parted nor one with a cured crash ends where the session is."""
+    rarely(stage)
+    _, entries = stage.copies[0].recent
+    entries[2] = entries[2]._replace(commands=9)
+    report = await stage.report(codec())
+    assert (report["events"], report["tried"], report["different"]) == (2, len(KINDS), 0)
+    entries[2] = entries[2]._replace(commands=FAILED)
+    report = await stage.report(codec())
+    assert (report["cured"], report["tried"], report["different"]) == (1, len(KINDS), 0)
+
+
+async def test_made_up_events_take_a_part_of_the_time_for_replays_and_what_is_left_out_is_counted(stage):
+    for number in range(20):
+        stage.session(f"live/{number}", times=50)
+    report = await stage.report(codec(), ChildBounds(replay_seconds=0.01))
+    assert all(row["ok"] for row in report["sessions"])
+    assert report["not_tried"] > 10
+    assert report["tried"] <= 2 * (21 - report["not_tried"]) + 1
+    slow = in_room(STOPS, f"for _ in range(300_000): pass\n            {STOPS}")
+    report = await stage.report(slow, ChildBounds(replay_seconds=0.2))
+    assert report["not_tried"] > 5
+    assert report["replayed"] > 15, "what has really happened goes before"
+
+
+async def test_a_rollback_makes_nothing_up(stage):
+    rarely(stage)
+    async with Rehearsal(BOUNDS) as child:
+        await stage.open(child, in_room(STOPS, "return [1 // 0]"))
+        report = await child.migrate(iter(stage.copies), False, False, silent)
+    assert report["failures"] == []
+    assert (report["tried"], report["not_tried"]) == (0, 0)
+
+
+class Spectator:
+    """As much of a link as is told of it."""
+
+    def __init__(self, number: int, group: Any) -> None:
+        self.number = number
+        self.group = group
+        self.received = 1000 if number == 500 else 3
+
+
+def test_of_a_thousand_links_a_few_are_named():
+    groups = {f"group {n}": SimpleNamespace(name=f"group {n}", members={}) for n in range(1000)}
+    first = groups["group 0"]
+    links = {number: Spectator(number, first if number > 1 else None) for number in range(1, 1001)}
+    first.members = dict.fromkeys(links[number] for number in (300, 400))
+    timers = dict.fromkeys(map(str, range(1000)))
+    around = _around(SimpleNamespace(links=links, groups=groups, timers=timers))  # type: ignore[arg-type]
+    assert around.named == [(1, "", 3), (500, "group 0", 1000), (300, "group 0", 3), (1000, "group 0", 3)]
+    assert around.numbers == list(range(1, MOST_NUMBERS + 1))
+    assert around.timers == [str(number) for number in range(MOST_NAMED)]
+    alone = SimpleNamespace(links={7: Spectator(7, None)}, groups={}, timers={})
+    assert _around(alone) == Around([LinkFact(7, "", 3)], [7], [])  # type: ignore[arg-type]
+    assert _around(SimpleNamespace(links={}, groups={}, timers={"x": 1})) == Around(timers=["x"])  # type: ignore[arg-type]
 
 
 # ---- traffic that has not happened yet
