@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Drafting:
                 str(self.library.store.path(number)),
             )
             await progress("merge", len(merged.patches), len(merged.patches))
-            draft = _again(canary, merged)
+            draft = _again(canary, merged, wishes)
             if draft is None:
                 self._refuse_if_many()
                 try:
@@ -168,6 +168,7 @@ class Drafting:
             signers=[item for item in signers if item],
         )
         self.library.records[number] = record
+        self.library.drafts.add(number)
         explained = [patchfile.explained(item.differs) for item in merged.patches]
         return Draft(release, record, merged.codes, frozenset().union(*explained))
 
@@ -433,13 +434,17 @@ def _around(session: Session) -> Around:
     return Around(facts, sorted(islice(links, MOST_NUMBERS)), timers)
 
 
-def _again(canary: Draft | None, merged: Merged) -> Draft | None:
+def _again(canary: Draft | None, merged: Merged, wishes: Wishes) -> Draft | None:
     """The canary, if it is what is being loaded. Raises Refusal if it is something else."""
     if canary is None:
         return None
     if {name: text for name, (_, text) in canary.release.texts.items()} == merged.texts:
-        canary.again = True
-        return canary
+        if bool(wishes.irreversible) != bool(canary.record.irreversible):
+            word = "with" if canary.record.irreversible else "without"
+            raise Refusal(
+                "read", f"release {canary.number} was loaded {word} --irreversible; load it again like that"
+            )
+        return replace(canary, again=True)
     raise Refusal(
         "read",
         f"release {canary.number} is a canary; load its own patches again without a selection to move everyone to it, or "

@@ -1,4 +1,4 @@
-"""One change at a time, and each of them in the history.
+"""One change at a time, one draft at a time, and each of them in the history.
 
 The rule this file keeps: what is answered has been written down, and what moves sessions has been written down before
 it begins; so after a crash the history tells what had begun and did not end.
@@ -26,16 +26,20 @@ log = logging.getLogger("streamd")
 
 
 class Ledger:
-    """The lock that changes take, and the history they are written to."""
+    """The locks, and the history. `busy` is of those who move sessions or releases; `drafts` of those who read, merge and
+    rehearse, which may take an hour and must keep no rollback waiting. Whoever needs both takes `drafts` first."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.busy = asyncio.Lock()
+        self.drafts = asyncio.Lock()
 
     @asynccontextmanager
-    async def one(self, verb: str, paths: Sequence[str], by: dict[str, int]) -> AsyncIterator[dict[str, Any]]:
+    async def one(
+        self, verb: str, paths: Sequence[str], by: dict[str, int], drafts: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         """One at a time; and whatever comes of it is in the history before it is answered."""
-        async with self.busy:
+        async with self.drafts if drafts else self.busy:
             entry: dict[str, Any] = {"verb": verb, **by, "paths": list(paths), "result": "ok"}
             try:
                 yield entry

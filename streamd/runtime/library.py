@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from streamd.runtime.ways import Ways
 
 log = logging.getLogger("streamd")
 
+BRIEFS = 1000  # records without texts that are kept at hand
 NOBODY = {"uid": -1, "gid": -1, "pid": 0}  # the server itself, at its start
 
 
@@ -30,7 +32,9 @@ class Library:
         self.shipped = shipped
         self.releases: dict[int, Release] = {}
         self.records: dict[int, Record] = {}
-        self.ways = Ways(self.record, self.held)
+        self.ways = Ways(self.brief, self.held)
+        self.drafts: set[int] = set()  # releases that are being made
+        self._briefs: dict[int, Record] = {}
         self._like: Release | None = None  # the last one imported: most of its text is in the next
 
     # ---- start
@@ -142,6 +146,7 @@ class Library:
 
     def add(self, release: Release, record: Record) -> None:
         self.releases[release.number], self.records[release.number] = release, record
+        self.drafts.discard(release.number)
         self._like = release
 
     def record(self, number: int) -> Record:
@@ -149,6 +154,16 @@ class Library:
         if number not in self.records:
             self.records[number] = self.store.read_record(number)
         return self.records[number]
+
+    def brief(self, number: int) -> Record:
+        """The record without the texts of its patches, for a table. Raises LookupError."""
+        if number not in self._briefs:
+            if len(self._briefs) >= BRIEFS:
+                self._briefs.clear()
+            record = self.record(number)
+            named = [{"name": item["name"], "sha256": item["sha256"]} for item in record.patches]
+            self._briefs[number] = replace(record, patches=named)
+        return self._briefs[number]
 
     def held(self, number: int) -> Release:
         """The release in memory, imported again from its directory if it has been let go of."""
@@ -166,13 +181,15 @@ class Library:
 
     def trim(self) -> None:
         """Forget the records of releases that no way from those in memory passes; they can be read again."""
-        needed = {step for number in self.releases for step in self.ways.ancestors(number)}
+        needed = {step for number in (*self.releases, *self.drafts) for step in self.ways.ancestors(number)}
         self.records = {number: self.records[number] for number in needed if number in self.records}
 
     def remove(self, number: int) -> None:
         """Forget a release that was never to run, or did not come to; on disk as well."""
         self.forget(number)
-        self.records.pop(number, None)
+        self.drafts.discard(number)
+        for known in (self.records, self._briefs):
+            known.pop(number, None)
         self.store.remove(number)
 
     def shipped_texts(self) -> dict[str, tuple[Path, str]]:
@@ -183,7 +200,7 @@ class Library:
         """The modules in which a release differs from the shipped code, with their versions; 0 for one removed."""
         modules: dict[str, int] = {}
         for step in reversed(self.ways.ancestors(number)):
-            modules |= {name: to for name, (_, to) in self.record(step).modules.items()}
+            modules |= {name: to for name, (_, to) in self.brief(step).modules.items()}
         return modules
 
     def stack(self, number: int) -> list[Patch]:

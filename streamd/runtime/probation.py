@@ -213,7 +213,9 @@ class Probation:
             self._steps[session] = session.steps
             sentence = session.health.worse(rates, since, now, self._rise)
             often = self._often[session]
-            rate = steps / max(elapsed, LOOK_EVERY)  # events come in bursts: a short look says nothing of a rate
+            rate = steps / max(
+                elapsed, LOOK_EVERY
+            )  # events come in bursts: a short look says nothing of a rate
             if not sentence and rate > max(STORM * often, MOST_STEPS):
                 sentence = f"{rate:.0f} events a second, where there were {often:.0f} before"
             if sentence:

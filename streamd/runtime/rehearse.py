@@ -150,6 +150,7 @@ class Rehearsal:
 
     async def _spawn(self) -> None:
         """Raises ChildFailed."""
+        memory = -1
         try:
             ours, theirs = socket.socketpair()
             self._socket = ours
@@ -159,6 +160,8 @@ class Rehearsal:
             self._page = mmap.mmap(memory, PAGE)
             self._pipe, words = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
+            if memory >= 0:
+                os.close(memory)
             raise ChildFailed("spawn", f"no process for the rehearsal: {error}") from error
         self._loop.add_reader(self._pipe, self._hear)
         self._keeper = _Keeper(self._loop, theirs, memory, words)

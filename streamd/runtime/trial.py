@@ -107,11 +107,13 @@ class Trials:
         """The first wave, and the probation begins. Raises Refusal, or what else it was; nothing is left then."""
         try:
             await self._wave(trial, progress)
-        except BaseException:
+        except BaseException as error:
             trial.taken_back = True
             self._stop_watching(trial)
-            await self.mover.take_back(trial.probation)
-            self.canary = None
+            if not trial.draft.again:  # else those who were on it before stay there
+                move = await self.mover.take_back(trial.probation)
+                if isinstance(error, Refusal) and move.stayed:
+                    raise Refusal(error.stage, f"{error}{sentences.stayed(move)}") from error
             raise
         if trial.watched:
             self.trial = trial
@@ -163,11 +165,25 @@ class Trials:
             outcome = await self._verdict(trial)
         except Exception as error:
             self.sessions.reports.write("probation", error, {"release": trial.release.number})
-            outcome = {"ok": False, "stage": "bug", "error": telling.told(error)}
+            trial.probation.fail("the probation itself", telling.told(error))
+            outcome = await self._give_up(trial)
         finally:
             if self.trial is trial:
                 self.trial = None
             trial.done.set_result(outcome)
+
+    async def _give_up(self, trial: Trial) -> dict[str, Any]:
+        """The probation cannot go on, by a bug of ours: back to what ran before, or at least nobody is guarded for ever."""
+        assert trial.probation.failure is not None
+        try:
+            async with self.ledger.one("probation", [], trial.by) as note:
+                note.update(release=trial.release.number)
+                return await self._fail(trial, trial.probation.failure, note)
+        except Exception as error:
+            self.sessions.reports.write("probation", error, {"release": trial.release.number})
+            self._stop_watching(trial)
+            trial.probation.release_guards()
+            return {"ok": False, "stage": "bug", "error": telling.told(error)}
 
     async def _verdict(self, trial: Trial) -> dict[str, Any]:
         probation = trial.probation
@@ -216,6 +232,7 @@ class Trials:
         told = trial.probation.told()
         self.failed.add(trial.release.number)
         self._stop_watching(trial)
+        await self.ledger.begin_back(note, trial.old.number)
         move = await self.mover.take_back(trial.probation)
         self.trial = self.canary = None
         self.collect()

@@ -89,7 +89,7 @@ class Upgrades:
     ) -> dict[str, Any]:
         """Everything short of the point of no return."""
         wishes = wishes or Wishes()
-        async with self.ledger.one("check", paths, by) as note:
+        async with self.ledger.one("check", paths, by, drafts=True) as note:
             started = monotonic()
             async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
                 draft,
@@ -128,7 +128,7 @@ class Upgrades:
     ) -> dict[str, Any]:
         """What a load would do: modules, records, who moves when, for how long; and what it would shadow."""
         wishes = wishes or Wishes()
-        async with self.ledger.one("plan", paths, by) as note:
+        async with self.ledger.one("plan", paths, by, drafts=True) as note:
             async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
                 draft,
                 child,
@@ -193,10 +193,11 @@ class Upgrades:
     ) -> dict[str, Any]:
         """Merge, rehearse, move the sessions that were asked for, and put the new release on probation."""
         wishes = wishes or Wishes()
-        async with self.ledger.one("load", paths, by) as note:
+        async with self.ledger.one("load", paths, by, drafts=True) as note:
             started = monotonic()
-            self._refuse_on_trial("load")
-            self.trials.collect()
+            async with self.ledger.busy:
+                self._refuse_on_trial("load")
+                self.trials.collect()
             async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
                 draft,
                 child,
@@ -207,17 +208,19 @@ class Upgrades:
                     report, refusal = await self.drafting.tried(draft, child, wishes, progress)
                     if refusal is not None:
                         raise refusal
-                    await self.drafting.bring_in(draft, progress)
                 except BaseException:
                     await self.drafting.drop(draft)
                     raise
-            trial = self.trials.new(draft, wishes, by, report)
-            try:
-                await self.ledger.begin(note, draft.number)
-                await self.trials.begin(trial, progress)
-            except BaseException:
-                await self.drafting.drop(draft)
-                raise
+            async with self.ledger.busy:
+                try:
+                    self._refuse_if_changed(draft)
+                    await self.drafting.bring_in(draft, progress)
+                    trial = self.trials.new(draft, wishes, by, report)
+                    await self.ledger.begin(note, draft.number)
+                    await self.trials.begin(trial, progress)
+                except BaseException:
+                    await self.drafting.drop(draft)
+                    raise
             text = _running(draft, trial)
             note.update(text=text, release=draft.number)
             if trial.watched:
@@ -309,7 +312,11 @@ class Upgrades:
             self.mover.unpin(name)
             if session.release is not target:
                 try:
-                    await self.drafting.rehearse_back(target.number, [session], silent)
+                    way = self.library.ways.passed(session.release.number, target.number)
+                    parents = [self.library.record(number).parent for number in way]
+                    chain = [number for number in {*way, *parents} if number is not None]
+                    await self.drafting.rehearse_back(target.number, [session], silent, chain)
+                    await self.ledger.begin_back(note, target.number)
                     move = await self.trials.moving(
                         lambda: [] if session.ended else [session], target, None, silent
                     )
@@ -401,6 +408,12 @@ class Upgrades:
                 "to end that now: streamd-ctl rollback",
             )
 
+    def _refuse_if_changed(self, draft: Draft) -> None:
+        """What was drafted is for what ran then."""
+        self._refuse_on_trial("load")
+        if draft.release.parent != self.current.number or (draft.again and self.trials.canary is None):
+            raise Refusal("move", f"release {self.current.number} is running by now; load it again")
+
     @staticmethod
     def _refuse_to(to: int | None, only: int) -> None:
         if to not in (None, only):
@@ -415,6 +428,7 @@ class Upgrades:
         current = self.current
         if (trial := self.trials.trial) is not None:
             self._refuse_to(to, trial.old.number)
+            await self.ledger.begin_back(note, trial.old.number)
             return trial.release, trial.old, await self.trials.take_back(trial)
         if (canary := self.trials.canary) is not None:
             self._refuse_to(to, current.number)

@@ -22,6 +22,7 @@ from streamd.runtime.release import Release, read_tree
 from streamd.runtime.selection import EVERYONE, LIVE, Selection
 from streamd.runtime.session import CannotDescribe, Session, Sessions
 from streamd.runtime.upgrade import Upgrades
+from streamd.runtime.watchdog import StepOverrun
 from streamd.runtime.wishes import Progress, Refusal, Wishes
 
 log = logging.getLogger("streamd")
@@ -190,7 +191,7 @@ class Verbs:
             "probation": self._probation(),
             "mixed": bool(upgrades.mixed()),
             "pins": list(upgrades.mover.pinned()),
-            "sessions": [self._session(item) for item in listed],
+            "sessions": self._listed(listed),
             "doors": len(self.sessions.by_name) - len(listed),
             "crashes": self.sessions.reports.count,
             "counters": dict(self.sessions.counters.totals),
@@ -210,7 +211,7 @@ class Verbs:
         upgrades = self.upgrades
         held = upgrades.library.releases.get(number)
         try:
-            record = upgrades.library.record(number)
+            record = upgrades.library.brief(number)
         except LookupError:  # torn or touched; the rest of the table still matters
             return {
                 "number": number,
@@ -258,11 +259,20 @@ class Verbs:
         )
         return "canary" if ahead else "leaving"
 
-    def _session(self, session: Session) -> dict[str, Any]:
+    def _listed(self, sessions: list[Session]) -> list[dict[str, Any]]:
+        silent: dict[Release, str] = {}
+        return [self._session(item, silent) for item in sessions]
+
+    def _session(self, session: Session, silent: dict[Release, str]) -> dict[str, Any]:
+        """A row. A release whose describe() has not returned once is `silent`: a thousand sessions must not wait for it."""
+        told: dict[str, Any] = {"phase": silent.get(session.release)}
         try:
-            told = self.sessions.described(session.release, session.state)
+            if session.release not in silent:
+                told = self.sessions.described(session.release, session.state)
         except CannotDescribe as error:  # a patch may have broken it; the rest of the table still matters
             told = {"phase": str(error)}
+            if isinstance(error.__cause__, StepOverrun):
+                silent[session.release] = str(error)
             trial = self.upgrades.trials.trial
             if trial is not None and session.release is trial.release:
                 trial.probation.undescribed(session, str(error))
@@ -283,14 +293,14 @@ class Verbs:
     ) -> dict[str, Any]:
         name = args.get("name")
         if name is None:
-            return {"sessions": [self._session(item) for item in self.sessions.listed(doors=False)]}
+            return {"sessions": self._listed(self.sessions.listed(doors=False))}
         session = self._named(name)
         groups = [
             {"group": item.name, "members": len(item.members), "units": len(item.units), "bytes": item.size}
             for item in session.groups.values()
         ]
         links = [describe_link(item) for item in session.links.values()]
-        return {"sessions": [{**self._session(session), "groups": groups, "peers": links}]}
+        return {"sessions": [{**self._session(session, {}), "groups": groups, "peers": links}]}
 
     async def trace(self, args: dict[str, Any], _caller: Caller, _progress: Progress) -> dict[str, Any]:
         session = self._named(args.get("name"))

@@ -570,3 +570,42 @@ async def test_a_probation_waits_only_for_those_that_were_there(world):
     await (await world.guest("live/b")).ask("count")
     assert [item.name for item in trial.probation._waited_for(1000)] == ["live/a"]
     await world.rollback()
+
+
+# ---- who waits for whom
+
+
+async def test_a_rollback_does_not_wait_for_a_rehearsal_and_what_was_drafted_before_it_is_refused(world):
+    await world.guest()
+    await load(world, NOTHING, probation=0.0)
+    more = amend("media.codec", 2, "def still_more() -> str:\n    return ''\n")
+    waiting = asyncio.create_task(load(world, more, shadow=1.0))
+    await until(lambda: world.sessions.taps)
+    assert (await world.rollback())["release"] == 1
+    assert not waiting.done()
+    with pytest.raises(Refusal, match="release 1 is running by now; load it again"):
+        await waiting
+    assert world.release == 1
+    assert world.store.numbers() == [1, 2]
+
+
+async def test_a_bug_in_the_probation_itself_takes_everyone_back(world, monkeypatch):
+    client = await world.guest()
+    await load(world, NOTHING, probation=5.0)
+    monkeypatch.setattr(world.upgrades.trials.trial.probation, "look", lambda: 1 // 0)
+    entry = await ended(world)
+    assert entry["result"] == "failed"
+    assert "the probation itself: ZeroDivisionError" in entry["text"]
+    assert {item.release.number for item in world.sessions.listed()} == {1}
+    assert world.session().guard is None
+    assert world.sessions.probation is None
+    assert await client.ask("count") == "2"
+
+
+async def test_a_canary_loaded_again_keeps_what_was_said_of_it(world):
+    await world.guest()
+    text = FIX.replace("VERSION", 'DIFFERS = "Send: another word"\nVERSION', 1)
+    await load(world, text, selection=Selection(("a",)), probation=0.0)
+    with pytest.raises(Refusal, match="release 2 was loaded without --irreversible; load it again like that"):
+        await load(world, text, irreversible="why", probation=0.0)
+    assert (await load(world, text, probation=0.0))["release"] == 2
