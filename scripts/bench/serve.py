@@ -81,7 +81,8 @@ class Probe:
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):
             stamps = os.read(self._bell, 65_536)
-            self.stalls.append((time.monotonic() - STAMP.unpack_from(stamps)[0]) * 1000)
+            if stamps:
+                self.stalls.append((time.monotonic() - STAMP.unpack_from(stamps)[0]) * 1000)
 
     def stop(self) -> dict[str, float]:
         asyncio.get_running_loop().remove_reader(self._bell)

@@ -15,7 +15,7 @@ from pathlib import Path
 from watchfiles import Change, awatch
 
 from streamd.runtime.upgrade import Upgrades
-from streamd.runtime.wishes import Refusal, Wishes
+from streamd.runtime.wishes import Refusal, Wishes, silent
 
 log = logging.getLogger("streamd")
 
@@ -39,10 +39,10 @@ async def watch(root: Path, mode: str, upgrades: Upgrades) -> None:
             with contextlib.suppress(Refusal):  # said in the log by whoever refused
                 if mode == "load":
                     if _loaded_last(Path(path).name, upgrades):
-                        await upgrades.rollback(None, by, _silent)
-                    await upgrades.load([path], str(root), by, _silent, DEVELOPING)
+                        await upgrades.rollback(None, by, silent)
+                    await upgrades.load([path], str(root), by, silent, DEVELOPING)
                 else:
-                    await upgrades.check([path], str(root), by, _silent)
+                    await upgrades.check([path], str(root), by, silent)
 
 
 def _loaded_last(name: str, upgrades: Upgrades) -> bool:
@@ -56,7 +56,3 @@ def _loaded_last(name: str, upgrades: Upgrades) -> bool:
 def _is_patch(path: str) -> bool:
     name = Path(path).name
     return name.endswith(".py") and not name.startswith((".", "_")) and Path(path).is_file()
-
-
-async def _silent(_stage: str, _done: int, _of: int) -> None:
-    """Nobody watches this one's progress."""

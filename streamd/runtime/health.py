@@ -2,7 +2,7 @@
 
 The rule this file keeps: only errors cost anything. They are counted where they happen, in a total and in a sum that
 decays, so that the rate of the last minute is known without a clock that ticks. What may be healthy at any number
-(steps, commands) is read from the journal when somebody asks.
+(steps, commands) the journal adds up, and it is read when somebody asks.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from math import exp
 from typing import NamedTuple
 
-from streamd.runtime.journal import BLAMED, Journal
-from streamd.runtime.vocabulary import Data
+from streamd.runtime.journal import Journal
 
 PERIOD = 60.0  # s: an error weighs 1/e after it
 KINDS = 64  # of errors that a session tells apart
@@ -95,13 +94,7 @@ class Health:
         """Of the events in the journal; None where they say nothing."""
         if self._journal is None:
             return None
-        commands = size = 0
-        times = []
-        for event, count in zip(self._journal.events, self._journal.answers, strict=True):
-            if type(event) is Data and count >= BLAMED:
-                commands += max(count, 0)
-                size += len(event.data)
-                times.append(event.now)
-        if len(times) < LEAST_EVENTS or size < LEAST_BYTES or times[-1] == times[0]:
+        reads, size, commands, first, last = self._journal.received
+        if reads < LEAST_EVENTS or size < LEAST_BYTES or last == first:
             return None
-        return Yield(commands / size, commands / (times[-1] - times[0]) * 1000)
+        return Yield(commands / size, commands / (last - first) * 1000)

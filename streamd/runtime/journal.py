@@ -47,14 +47,56 @@ class Entry(NamedTuple):
     source: Release
 
 
+class Received(NamedTuple):
+    """What came of publishers' bytes: reads whose step did not crash, their bytes, the commands that answered them, and
+    when the first and the last of them came."""
+
+    reads: int
+    size: int
+    commands: int
+    first: int
+    last: int
+
+
 class Diverged(Exception):
     """A replay did not go as it went the first time."""
+
+
+class _Sums:
+    """The same, of one stretch of a journal, and still growing."""
+
+    __slots__ = ("commands", "first", "last", "reads", "size")
+
+    def __init__(self) -> None:
+        self.reads = self.size = self.commands = self.first = self.last = 0
+
+    def add(self, now: int, size: int, commands: int) -> None:
+        if not self.reads:
+            self.first = now
+        self.last = now
+        self.reads += 1
+        self.size += size
+        if commands > 0:
+            self.commands += commands
 
 
 class Journal:
     """See the module. `fresh` counts the bytes since the latest checkpoint, `size` all that are kept."""
 
-    __slots__ = ("answers", "bound", "events", "fresh", "held", "latest", "mark", "older", "past", "whole")
+    __slots__ = (
+        "_after",
+        "_before",
+        "answers",
+        "bound",
+        "events",
+        "fresh",
+        "held",
+        "latest",
+        "mark",
+        "older",
+        "past",
+        "whole",
+    )
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
         self.older: Checkpoint | None = None
@@ -67,6 +109,7 @@ class Journal:
         self.bound = SPELL  # bytes since `latest` at which the owner looks again
         self.whole = checkpoint is not None  # `latest` and the events since are all there is to know
         self.past: list[Traced] = []  # events that are gone, where few have come since
+        self._before, self._after = _Sums(), _Sums()  # of the reads before `latest`, and since
 
     @property
     def size(self) -> int:
@@ -85,7 +128,10 @@ class Journal:
         self.events.append(event)
         self.answers.append(commands)
         if type(event) is Data:
-            self.fresh += ENTRY_BYTES + len(event.data)
+            size = len(event.data)
+            self.fresh += ENTRY_BYTES + size
+            if commands >= BLAMED:
+                self._after.add(event.now, size, commands)
         else:
             self.fresh += ENTRY_BYTES if type(event) not in SHARED else ENTRY_BYTES + _weight(event)
 
@@ -96,9 +142,12 @@ class Journal:
         if self.whole:
             self._forget(self.mark)
             self.older, self.held = self.latest, self.fresh
+            self._before = self._after
         else:
             self._forget(len(self.events))
             self.older, self.held = None, 0
+            self._before = _Sums()
+        self._after = _Sums()
         self.mark = len(self.events)
         self.latest = checkpoint
         self.fresh, self.bound, self.whole = 0, SPELL, True
@@ -106,6 +155,7 @@ class Journal:
     def reset(self, checkpoint: Checkpoint | None) -> None:
         """Begin anew: the code has changed, and what was kept is of no use to the new records."""
         self._forget(len(self.events))
+        self._before, self._after = _Sums(), _Sums()
         self.older, self.latest, self.whole = None, checkpoint, checkpoint is not None
         self.mark = self.held = self.fresh = 0
         self.bound = SPELL
@@ -114,6 +164,7 @@ class Journal:
         """Let go of all events, for there are too many and no checkpoint can be made. The latest one stays, for
         whoever has nothing better to go back to."""
         self._forget(len(self.events))
+        self._before, self._after = _Sums(), _Sums()
         self.older, self.whole = None, False
         self.mark = self.held = self.fresh = 0
         self.bound = SPELL
@@ -139,6 +190,18 @@ class Journal:
         if self.older is None or not self.whole:
             return self.since()
         return self.older, self._entries(0, self.older.release)
+
+    @property
+    def received(self) -> Received:
+        """Of the publishers' reads that are kept; sums, for it is asked of every session several times a second."""
+        before, after = self._before, self._after
+        return Received(
+            before.reads + after.reads,
+            before.size + after.size,
+            before.commands + after.commands,
+            (before if before.reads else after).first,
+            (after if after.reads else before).last,
+        )
 
     def _entries(self, first: int, release: Release) -> list[Entry]:
         pairs = zip(self.events[first:], self.answers[first:], strict=True)

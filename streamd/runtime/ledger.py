@@ -90,8 +90,8 @@ class Ledger:
         entry = {**note, "result": "began", "release": number, "text": f"{note['verb']} of release {number}"}
         await asyncio.to_thread(lambda: self.store.note(**entry))
 
-    async def begin_back(self, note: dict[str, Any], number: int) -> None:
-        """The same for a way back, which a full disk must not bar."""
+    async def begin_anyway(self, note: dict[str, Any], number: int) -> None:
+        """The same for what a full disk must not bar: a way back, and the next wave of what has begun."""
         try:
             await self.begin(note, number)
         except OSError as error:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-DOOR = "door/"
+from streamd.runtime.session import DOOR
+
 LIVE = "live/"
 EVERYONE = 100.0
 

@@ -220,7 +220,7 @@ class Trials:
             if trial.probation.ended.is_set():
                 note.update(result="ended", text="the probation had ended before it began")
                 return
-            await self.ledger.begin(note, trial.release.number)
+            await self.ledger.begin_anyway(note, trial.release.number)  # a full disk is no reason to go back
             trial.wave += 1
             before = len(trial.move.pauses)
             await self._wave(trial, silent)
@@ -232,7 +232,7 @@ class Trials:
         told = trial.probation.told()
         self.failed.add(trial.release.number)
         self._stop_watching(trial)
-        await self.ledger.begin_back(note, trial.old.number)
+        await self.ledger.begin_anyway(note, trial.old.number)
         move = await self.mover.take_back(trial.probation)
         self.trial = self.canary = None
         self.collect()

@@ -316,7 +316,7 @@ class Upgrades:
                     parents = [self.library.record(number).parent for number in way]
                     chain = [number for number in {*way, *parents} if number is not None]
                     await self.drafting.rehearse_back(target.number, [session], silent, chain)
-                    await self.ledger.begin_back(note, target.number)
+                    await self.ledger.begin_anyway(note, target.number)
                     move = await self.trials.moving(
                         lambda: [] if session.ended else [session], target, None, silent
                     )
@@ -428,7 +428,7 @@ class Upgrades:
         current = self.current
         if (trial := self.trials.trial) is not None:
             self._refuse_to(to, trial.old.number)
-            await self.ledger.begin_back(note, trial.old.number)
+            await self.ledger.begin_anyway(note, trial.old.number)
             return trial.release, trial.old, await self.trials.take_back(trial)
         if (canary := self.trials.canary) is not None:
             self._refuse_to(to, current.number)
@@ -436,7 +436,7 @@ class Upgrades:
         chain = self.drafting.chain(to)
         leaving = [item for item in self.sessions.listed() if not self.mover.is_pinned(item)]
         target = await self.drafting.rehearse_back(chain[-1], leaving, progress, chain)
-        await self.ledger.begin_back(note, target.number)
+        await self.ledger.begin_anyway(note, target.number)
         return current, target, await self._all_to(target, current, progress)
 
     async def _all_to(self, target: Release, left: Release, progress: Progress) -> Move:
@@ -457,7 +457,7 @@ class Upgrades:
 
         target = self.current
         await self.drafting.rehearse_back(target.number, there(), progress)
-        await self.ledger.begin_back(note, target.number)
+        await self.ledger.begin_anyway(note, target.number)
         move = await self.trials.moving(there, target, None, progress)
         self.trials.canary = None
         return move
