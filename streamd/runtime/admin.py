@@ -40,6 +40,7 @@ log = logging.getLogger("streamd")
 VERSION = 1
 MAX_REQUEST = 1_048_576  # bytes; paths and names, never payloads
 IDLE = 60.0  # seconds a client may think before it asks
+PARTING = 1.0  # s that requests still running have for their answers when the server stops
 # Connections of one user at a time: descriptors are for viewers, and somebody who may only look must not be able to
 # take them, nor keep the operator out.
 MAX_CONNECTIONS = 32
@@ -149,8 +150,8 @@ class Admin:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in list(self._running):
-            await asyncio.wait([task], timeout=1.0)
+        if self._running:
+            await asyncio.wait(self._running, timeout=PARTING)
         self.path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

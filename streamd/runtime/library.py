@@ -173,6 +173,7 @@ class Library:
 
     def forget(self, number: int) -> None:
         """Let go of a release in memory."""
+        self.ways.forget(number)
         release = self.releases.pop(number, None)
         if release is not None:
             if release is self._like:

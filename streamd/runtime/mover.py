@@ -22,7 +22,7 @@ from streamd.runtime.link import now_ms
 from streamd.runtime.probation import Probation
 from streamd.runtime.release import Release
 from streamd.runtime.selection import Selection
-from streamd.runtime.session import YOUNG, Session, Sessions
+from streamd.runtime.session import DOOR, YOUNG, Session, Sessions
 from streamd.runtime.state import lift, lower
 from streamd.runtime.vocabulary import Tick
 from streamd.runtime.watchdog import StepOverrun
@@ -36,7 +36,11 @@ LOOK_EVERY = 0.02  # s between two looks at sessions that wait for their next ke
 
 
 class MoveError(Exception):
-    """One session could not be moved; the message names it. Everyone who had moved is back."""
+    """One session could not be moved; the message names it. Who had moved is back, but for those in `stayed`."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.stayed: list[str] = []
 
 
 @dataclass
@@ -60,7 +64,6 @@ class Mover:
         self.sessions = sessions
         self.ways = ways
         self.slice_s = slice_s
-        self.paused: dict[Session, float] = {}  # ms of each one's last move
         self._pins: dict[str, Session] = {}  # that stay on their release until unpinned or ended
 
     # ---- who moves
@@ -109,16 +112,14 @@ class Mover:
         Raises MoveError after having put everyone back.
         """
         move = Move()
-        self.paused = {session: pause for session, pause in self.paused.items() if not session.ended}
-        ways: dict[int, list[migrate.Steps]] = {}
         came_from: dict[Session, Release] = {}
         failed: list[str] = []
 
         def change(session: Session) -> None:
             source = session.release
             try:
-                pause = self._change(session, target, ways, watch, allowed)
-                move.pauses[session.name] = self.paused[session] = pause
+                pause = self._change(session, target, watch, allowed)
+                move.pauses[session.name] = session.paused = pause
                 came_from[session] = source
             except BaseException as error:  # SystemExit of live code as well
                 failed.append(f"{session.name}: {_said(error)}")
@@ -148,8 +149,10 @@ class Mover:
                 slices.end()
                 move.longest_pause_ms = max(move.longest_pause_ms, slices.longest_ms)
                 await progress("move", len(move.pauses), len(move.pauses))
-        except BaseException:
-            self.put_back(came_from)
+        except BaseException as error:
+            stayed = await self.put_back(came_from)
+            if isinstance(error, MoveError):
+                error.stayed = stayed
             raise
         return move
 
@@ -161,12 +164,17 @@ class Mover:
         failed: list[str],
         seconds: float,
     ) -> None:
-        """Let each session change by itself, right before what makes its next key unit."""
+        """Let each session change by itself, right before what makes its next key unit. Doors make none, and are not
+        waited for."""
         deadline = monotonic() + seconds
         armed: set[Session] = set()
         try:
             while not failed and monotonic() < deadline:
-                waiting = [item for item in chosen() if item.release is not target and not item.ended]
+                waiting = [
+                    item
+                    for item in chosen()
+                    if item.release is not target and not item.ended and not item.name.startswith(DOOR)
+                ]
                 if not waiting:
                     break
                 for session in waiting:
@@ -182,32 +190,29 @@ class Mover:
 
     def move_one(self, session: Session, target: Release) -> None:
         """Move one session at once. Raises what its conversion raises."""
-        self._change(session, target, {})
+        self._change(session, target)
 
     def _change(
         self,
         session: Session,
         target: Release,
-        ways: dict[int, list[migrate.Steps]],
         watch: Probation | None = None,
         allowed: frozenset[str] | None = None,
         seconds: float = 0.0,
     ) -> float:
         """suspend, change code, resume; gives the pause in ms.
 
-        `ways` are those from other releases to `target`, found as they are needed; `seconds` is what live code may take,
-        if that is less than a step may.
+        `seconds` is what live code may take, if that is less than a step may.
         """
         started = monotonic()
         source, former = session.release, session.state
         session.suspend()
         try:
-            if source.number not in ways:
-                with self.sessions.watchdog.guarding(IMPORTS):
-                    ways[source.number] = self.ways.way(source, target)
+            with self.sessions.watchdog.guarding(IMPORTS):
+                way = self.ways.way(source, target)
             with self.sessions.watchdog.guarding(seconds):
                 lowered = lower(former)
-                for steps in ways[source.number]:
+                for steps in way:
                     lowered = migrate.apply(lowered, steps)
                 state = lift(lowered, target.record)
                 greeting = resumed(state, source, target, session, allowed)
@@ -223,32 +228,52 @@ class Mover:
             session.resume()
         return round((monotonic() - started) * 1000, 3)
 
-    def put_back(self, came_from: dict[Session, Release], silent: set[Release] | None = None) -> list[str]:
-        """Everyone returns to where it was. A guarded session has never left, as it were: its old state went along.
+    async def put_back(self, came_from: dict[Session, Release]) -> list[str]:
+        """Everyone returns to where it was, in slices, and to the end: a cancellation has to wait for it.
 
-        Who can go back neither so nor by conversion stays where it is, for nobody is cut off; gives their names. A
-        release whose code has not returned once is `silent`: its code is not asked again where a guard has a state.
+        Who cannot go back stays where it is, for nobody is cut off; gives their names.
         """
-        stayed = []
-        silent = set() if silent is None else silent
-        ways: dict[Release, dict[int, list[migrate.Steps]]] = {}
-        for session, source in came_from.items():
-            if session.ended or session.release is source:
-                continue
+        task = asyncio.create_task(self._put_back(came_from), name="streamd:put back")
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
             try:
-                self._back(session, source, ways.setdefault(source, {}), silent)
-            except BaseException as error:
-                log.error("%s cannot go back to release %d: %s", session.name, source.number, _said(error))
-                stayed.append(session.name)
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return task.result()
+
+    async def _put_back(self, came_from: dict[Session, Release]) -> list[str]:
+        stayed = []
+        silent: set[Release] = set()
+        slices = Slices(self.slice_s)
+        with collector_off():
+            for session, source in came_from.items():
+                if not self._back(session, source, silent):
+                    stayed.append(session.name)
+                if slices.over():
+                    gc.collect(YOUNG)
+                    await asyncio.sleep(0)
+                    slices.begin()
         return stayed
 
-    def _back(
-        self,
-        session: Session,
-        source: Release,
-        ways: dict[int, list[migrate.Steps]],
-        silent: set[Release],
-    ) -> None:
+    def _back(self, session: Session, source: Release, silent: set[Release]) -> bool:
+        """Put one session back. A guarded one has never left, as it were: its old state went along. False if it can go
+        back neither so nor by conversion.
+
+        A release whose code has not returned once is `silent`: it is not asked again where a guard has a state.
+        """
+        if session.ended or session.release is source:
+            return True
+        try:
+            self._return(session, source, silent)
+        except BaseException as error:  # SystemExit of live code as well
+            log.error("%s cannot go back to release %d: %s", session.name, source.number, _said(error))
+            return False
+        return True
+
+    def _return(self, session: Session, source: Release, silent: set[Release]) -> None:
         guard = session.guard
         if guard is not None and guard.watch.old is not source:
             guard = None
@@ -257,7 +282,7 @@ class Mover:
             seconds = self.sessions.bounds.guarded_ms / 1000
             try:
                 # nobody is cut off by going back, whatever a `resumed` says
-                self._change(session, source, ways, allowed=frozenset(), seconds=seconds)
+                self._change(session, source, allowed=frozenset(), seconds=seconds)
                 return
             except BaseException as error:
                 if isinstance(error, StepOverrun):
@@ -282,7 +307,8 @@ class Mover:
             ]:
                 for session in waiting:
                     started = monotonic()
-                    move.stayed += self.put_back({session: probation.old}, silent)
+                    if not self._back(session, probation.old, silent):
+                        move.stayed.append(session.name)
                     move.pauses[session.name] = round((monotonic() - started) * 1000, 3)
                     if slices.over():
                         slices.end()

@@ -32,7 +32,7 @@ log = logging.getLogger("streamd")
 LOOK_EVERY = 0.25  # s between two looks at error rates and at what nobody may change
 # s between two rounds in which every session's state is taken home and weighed, at most; short probations have several
 AUDIT_EVERY = 5.0
-AUDIT_SLICE = 0.001  # s
+SLICE = 0.001  # s that a look or an audit may hold the loop
 AUDITS = 5
 GROWTH, MOST_GROWN = 4, 1 << 20  # a state may be so many times as large as the old code's, and so many bytes
 STORM, MOST_STEPS = 10, 1000  # steps may be so many times as frequent as before, and so many a second
@@ -92,8 +92,7 @@ class Probation:
         self._moved: list[Session] = []
         self._had = False  # anybody who has moved
         self._often: dict[Session, float] = {}  # events a second before the move
-        self._steps: dict[Session, int] = {}  # at the last look
-        self._looked = self.since
+        self._steps: dict[Session, tuple[int, float]] = {}  # at the last look, and when that was
         self._doors = sessions.door_health.before(now_ms()), now_ms()
 
     @property
@@ -167,7 +166,7 @@ class Probation:
         every = min(AUDIT_EVERY, seconds / AUDITS)
         audit = self.since + every
         while not self.ended.is_set():
-            self.look()
+            await self.look()
             over = monotonic() >= self.until and (
                 monotonic() >= self.since + PATIENCE * seconds or not any(self._waited_for(events))
             )
@@ -197,30 +196,35 @@ class Probation:
         self._moved = [session for session in self._moved if not session.ended]
         return self._had and not self._moved and not self.guarded()
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """Compare error rates and the number of steps with those before, and namespaces with what they were."""
+        started = monotonic()
         if broken := self._seal.broken():
             self._seal.mend()
             self.fail("the whole process", f"something changed what is not its own: {', '.join(broken[:5])}")
             return
-        now, elapsed = now_ms(), monotonic() - self._looked
-        self._looked += elapsed
         for session, (rates, since) in list(self._before.items()):
-            if session.ended or session.release is not self.new:
+            if monotonic() - started > SLICE:
+                await asyncio.sleep(0)
+                started = monotonic()
+                if self.ended.is_set():
+                    return
+            if session.ended or session.release is not self.new or session not in self._before:
                 self._forget(session)
                 continue
-            steps = session.steps - self._steps.get(session, session.steps)
-            self._steps[session] = session.steps
-            sentence = session.health.worse(rates, since, now, self._rise)
+            at = monotonic()
+            steps, looked = self._steps.get(session, (session.steps, at))
+            self._steps[session] = session.steps, at
+            sentence = session.health.worse(rates, since, now_ms(), self._rise)
             often = self._often[session]
-            rate = steps / max(
-                elapsed, LOOK_EVERY
-            )  # events come in bursts: a short look says nothing of a rate
+            # events come in bursts: a short look says nothing of a rate
+            rate = (session.steps - steps) / max(at - looked, LOOK_EVERY)
             if not sentence and rate > max(STORM * often, MOST_STEPS):
                 sentence = f"{rate:.0f} events a second, where there were {often:.0f} before"
             if sentence:
                 self.fail(session.name, sentence)
                 return
+        now = now_ms()
         if self.sessions.current is not self.new:  # newcomers begin on the old code yet
             self._doors = self.sessions.door_health.before(now), now
         elif sentence := self.sessions.door_health.worse(*self._doors, now, self._rise):
@@ -255,7 +259,7 @@ class Probation:
                         f"its state has {size >> 10} kB, where the former release has {former >> 10} kB",
                     )
                     return
-            if monotonic() - started > AUDIT_SLICE:
+            if monotonic() - started > SLICE:
                 await asyncio.sleep(0)
                 started = monotonic()
 

@@ -447,7 +447,7 @@ class Upgrades:
         except BaseException:
             self.sessions.current = left
             there = [item for item in self.sessions.pinned(target) if not self.mover.is_pinned(item)]
-            self.mover.put_back(dict.fromkeys(there, left))
+            await self.mover.put_back(dict.fromkeys(there, left))
             raise
 
     async def _take_canary_back(self, canary: Draft, note: dict[str, Any], progress: Progress) -> Move:

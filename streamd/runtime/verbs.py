@@ -282,7 +282,7 @@ class Verbs:
             "release": session.release.number,
             "links": len(links),
             "steps": session.steps,
-            "pause_ms": self.upgrades.mover.paused.get(session),
+            "pause_ms": session.paused,
             "received": sum(item.received for item in links),
             "sent": sum(item.sent for item in links),
             **told,

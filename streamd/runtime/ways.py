@@ -18,12 +18,20 @@ from streamd.runtime.store import Record
 class Ways:
     """Finds ways among the releases that `record` knows and `held` gives, importing them where need be.
 
-    `record` raises LookupError for a release whose record is gone; `held` what importing raises.
+    `record` raises LookupError for a release whose record is gone; `held` what importing raises. A way that has been
+    found is remembered until `forget` is told of a release on it: its migrations are that release's functions.
     """
 
     def __init__(self, record: Callable[[int], Record], held: Callable[[int], Release]) -> None:
         self._record = record
         self._held = held
+        self._found: dict[tuple[Release, Release], tuple[set[int], list[Steps]]] = {}
+
+    def forget(self, number: int) -> None:
+        """A release is let go of: forget the ways that lead over it."""
+        for ends, (on_it, _) in [*self._found.items()]:  # at once: this may be another thread
+            if number in on_it:
+                self._found.pop(ends, None)
 
     def ancestors(self, number: int | None) -> list[int]:
         """The number, its parent, and so on up to the shipped code."""
@@ -49,12 +57,21 @@ class Ways:
         """What takes state of `source` to `target`, to be applied in order. Raises MigrationError."""
         if source is target:
             return []
+        ends = source, target
+        if ends not in self._found:
+            self._found[ends] = self._find(source, target)
+        return self._found[ends][1]
+
+    def _find(self, source: Release, target: Release) -> tuple[set[int], list[Steps]]:
+        """(the releases on the way, both ends among them; the way)"""
+        on_it = {source.number, target.number}
         up = self.ancestors(target.number)
         steps = []
         for number in self.passed(source.number, target.number):
             record = self._record(number)
             assert record.parent is not None
             own, parent = self._held(number), self._held(record.parent)
+            on_it |= {number, record.parent}
             if number in up:
                 steps.append(migrate.steps_up(parent, own, record.modules, record.renames))
             elif record.irreversible:
@@ -62,7 +79,7 @@ class Ways:
                 steps.append(migrate.steps_barred(own, parent, record.modules, record.renames, sentence))
             else:
                 steps.append(migrate.steps_down(own, parent, record.modules, record.renames))
-        return steps
+        return on_it, steps
 
     def convert(self, lowered: Any, source: Release, target: Release) -> Any:
         """A lowered state of one release, for another. Raises MigrationError."""
