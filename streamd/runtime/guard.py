@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from operator import is_
 from pathlib import Path
 from time import thread_time
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
@@ -64,7 +65,8 @@ class Watch(Protocol):
         """The old code fails where the new code does not."""
 
 
-RECENT = 20  # events that an average is of
+SAMPLED = 4  # one event of so many is timed: a look at the clock of processor time is a system call
+RECENT = 5  # timed events that an average is of
 SLOW = 0.005  # s: below it no one suffers
 TIMES_SLOWER = 10
 LONGEST = 0.02  # s of one event, as far as an average is concerned
@@ -112,7 +114,7 @@ class Guard:
     def slow(self) -> str:
         """A sentence if the new code takes far longer than the old."""
         mean = self.took_new / RECENT
-        if self.events < RECENT or mean < SLOW or self.took_new < TIMES_SLOWER * self.took_old:
+        if self.events < RECENT * SAMPLED or mean < SLOW or self.took_new < TIMES_SLOWER * self.took_old:
             return ""
         times = self.took_new / max(self.took_old, 1e-9)
         return f"an event takes it {mean * 1000:.1f} ms, {times:.0f} times as long as the running code"
@@ -139,6 +141,12 @@ def compare(old: Answer, new: Answer) -> Difference | None:
     assert isinstance(blame, PeerError)
     words = "the peer is now blamed" if isinstance(new, PeerError) else "the peer is no longer blamed"
     return Difference(0, "PeerError", f"{words}: {telling.text_of(blame)}")
+
+
+def alike(left: Any, right: list[Any]) -> bool:
+    """Whether two answers are the same to the byte. Commands of two kinds may be equal as tuples, hence their types;
+    guests of two releases never are."""
+    return type(left) is list and left == right and all(map(is_, map(type, left), map(type, right)))
 
 
 def same_guests(watch: Watch, convert: Convert) -> Callable[[Any, Any], bool]:
@@ -176,7 +184,8 @@ def step(home: Sessions, session: Session, event: Event) -> None:
         stay(home, session, kept)
         return
     home.watchdog.seconds = home.bounds.guarded_ms / 1000
-    began = thread_time()
+    timing = not guard.events % SAMPLED
+    began = thread_time() if timing else 0.0
     new = ask(home, session, session.release, session.state, event)
     home.watchdog.seconds = home.watchdog.step_seconds
     guard.events += 1
@@ -192,9 +201,14 @@ def step(home: Sessions, session: Session, event: Event) -> None:
     except BaseException as error:  # a guest that there is no way back for
         fall_back(home, session, kept, error, None, f"a guest cannot be brought back: {said(error)}")
         return
-    between = thread_time()
-    old = ask(home, session, watch.old, guard.state, event)
-    guard.timed(began, between, thread_time())
+    between = thread_time() if timing else 0.0
+    old = ask(home, session, watch.old, guard.state, event, new)
+    if timing:
+        guard.timed(began, between, thread_time())
+    if old is new and not guard.slow:
+        guard.differs = False
+        settle(home, session, kept, new)
+        return
     if is_crash(new) or is_crash(old):
         _crashed(home, session, kept, new, old)
         return
@@ -251,13 +265,18 @@ def _compared(home: Sessions, guard: Guard, old: Answer, new: Answer) -> Differe
     return compare(old, new)
 
 
-def ask(home: Sessions, session: Session, release: Release, state: Any, event: Event) -> Answer:
-    """What one release's code makes of an event, within its bounds of time and memory."""
+def ask(
+    home: Sessions, session: Session, release: Release, state: Any, event: Event, like: Answer | None = None
+) -> Answer:
+    """What one release's code makes of an event, within its bounds of time and memory; `like` itself, which has been
+    checked, where the answer is the same."""
     watchdog = home.watchdog
     try:
         watchdog.token = (event,)  # a new object for each of the two
         commands = release.step(state, event)
         watchdog.token = None
+        if isinstance(like, list) and alike(commands, like):
+            return like
         check(commands, session.groups, len(session.links), event)
         return commands
     except BaseException as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -41,6 +42,13 @@ def test_each_line_names_the_one_before_it(made):
     assert found.sentence() == (
         f"5 entries, each chained to the one before; the last has the sha256 {sha256(written[-1])}"
     )
+
+
+
+def test_entries_of_several_threads_are_one_chain(made):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: made.note({"verb": "stop", "number": number}), range(40)))
+    assert made.verify()[:2] == (45, [])
 
 
 def test_nothing_yet_is_an_empty_history(tmp_path):

@@ -30,6 +30,7 @@ from streamd.runtime.rehearse import (
     Rehearsal,
     ReleaseFact,
     SessionCopy,
+    _Tape,
 )
 from streamd.runtime.release import Release, ReleaseError
 from streamd.runtime.state import StateError, lift, lower
@@ -667,6 +668,41 @@ async def test_a_process_that_cannot_be_made_is_a_failure_to_spawn(monkeypatch):
         async with Rehearsal(BOUNDS):
             pass
     assert failed.value.stage == "spawn"
+
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("_Keeper.start", RuntimeError("can't start new thread")), ("spawn", TypeError("of ctypes"))],
+    ids=["no thread", "no call"],
+)
+async def test_nobody_waits_for_the_end_of_what_has_not_begun(monkeypatch, name, error):
+    def fails(*_given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(f"streamd.runtime.rehearse.{name}", fails)
+    with pytest.raises(ChildFailed, match=f"no process for the rehearsal: {error}") as failed:
+        async with asyncio.timeout(5), Rehearsal(BOUNDS):
+            pass
+    assert failed.value.stage == "spawn"
+
+
+async def test_a_process_that_takes_its_time_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("streamd.runtime.rehearse.SPAWN_SECONDS", 0.0)
+    with pytest.raises(ChildFailed, match="did not start within 0 s") as failed:
+        async with Rehearsal(BOUNDS):
+            pass
+    assert failed.value.stage == "spawn"
+
+
+def test_who_falls_behind_while_others_are_being_told_is_told_next():
+    tape = _Tape([])
+    tape.lost = {"live/a": False}
+    told = tape.messages()
+    next(told)
+    tape.lost |= {"live/b": False}
+    assert [*told] == []
+    assert len([*tape.messages()]) == 1
 
 
 async def test_a_process_that_cannot_start_says_why(monkeypatch):

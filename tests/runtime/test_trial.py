@@ -216,7 +216,55 @@ async def test_a_rollback_ends_a_probation(world):
     assert sorted(world.upgrades.library.releases) == [1]
 
 
+
+async def test_a_burst_of_events_is_no_storm(world):
+    await world.guest()
+    await load(world, NOTHING)
+    trial, session = world.upgrades.trials.trial, world.session()
+    assert trial is not None
+    for burst, sentence in ((0, ""), (200, ""), (10_000, "events a second, where there were")):
+        session.steps += burst
+        trial.probation.look()
+        assert sentence in (trial.probation.failure.sentence if trial.probation.failure else "")
+    assert trial.probation.failure is not None
+    assert (await ended(world))["result"] == "failed"
+
+
 # ---- canaries and waves
+
+
+async def test_strangers_at_the_door_of_the_old_code_are_no_canary_s_fault(world):
+    await world.guest()
+    await load(world, NOTHING, selection=Selection(("a",)))
+    for _ in range(6):
+        stranger = await world.connect()
+        assert await stranger.ask("x" * 3000) == ""
+    assert (await ended(world))["result"] == "ok"
+
+
+async def test_a_release_that_somebody_is_still_on_is_not_dropped(world):
+    client = await world.guest()
+    await load(world, NOTHING, selection=Selection(("a",)), probation=0.0)
+    canary = world.upgrades.trials.canary
+    assert canary is not None
+    await world.upgrades.drafting.drop(canary)
+    assert await client.ask("count") == "2"
+
+
+async def test_a_rollback_that_fails_leaves_pinned_sessions_where_they_are(world, monkeypatch):
+    await world.guest()
+    await world.guest("live/b")
+    await world.upgrades.pin(world.session("live/b"), BY)
+    await load(world, FIX, accept=True, probation=0.0)
+
+    async def fails(*_given: Any) -> None:
+        raise Refusal("move", "no")
+
+    monkeypatch.setattr(world.upgrades.trials, "moving", fails)
+    with pytest.raises(Refusal, match="no"):
+        await world.rollback()
+    assert [world.session(name).release.number for name in ("live/a", "live/b")] == [2, 1]
+    assert world.release == 2
 
 
 async def test_a_canary_moves_whom_it_names_and_the_same_load_again_moves_the_rest(world):

@@ -142,11 +142,11 @@ class Camera:
 
 
 @contextlib.asynccontextmanager
-async def filming(streamd: Streamd) -> AsyncIterator[dict[str, Camera]]:
+async def filming(streamd: Streamd, sources: dict[str, str] = SOURCES) -> AsyncIterator[dict[str, Camera]]:
     """All cameras, on air."""
     async with contextlib.AsyncExitStack() as stack:
         cameras = {}
-        for name, words in SOURCES.items():
+        for name, words in sources.items():
             file = streamd.root / f"{name}.flv"
             command = f"ffmpeg -hide_banner -loglevel error -y {words} -flags +global_header -f tee"
             process = await stack.enter_async_context(
