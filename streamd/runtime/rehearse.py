@@ -32,7 +32,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -61,9 +61,44 @@ DYING = 2.0  # s between the end of a child's socket and its own
 ASKED = 0.1  # s that a child has to say where it is, before it is killed
 MOST_BEHIND = 4096  # events that a shadow may be behind, over all sessions
 TURN = 0.02  # s between two looks at what the sessions have done
-LARGEST = 64 << 20  # bytes of one answer
+LARGEST = 8 << 20  # bytes of one answer
+MOST = 64 << 20  # bytes of all answers to one request
+MOST_ITEMS = 100_000  # in one list or map of an answer
 FRAME = re.compile(r'File "(.+)", line (\d+) in (.+)')
 KERNEL = str(Path(__file__).parent)
+Shape = type | tuple[type, ...]
+NUMBER = (int, float)
+PATCH: dict[str, Shape] = {
+    "name": str,
+    "sha256": str,
+    "kind": str,
+    "module": str,
+    "base": int,
+    "version": int,
+    "text": str,
+    "differs": str,
+    "renames": str,
+}
+ROW: dict[str, Shape] = {
+    "name": str,
+    "ok": bool,
+    "why": str,
+    "up_ms": NUMBER,
+    "lower_ms": NUMBER,
+    "events": int,
+}
+REPORT: dict[str, Shape] = {
+    "failures": list,
+    "differences": list,
+    "records": list,
+    "kinds": list,
+    "different": int,
+    "ends": int,
+    "cured": int,
+    "events": int,
+    "tried": int,
+    "predicted_pause_ms": NUMBER,
+}
 ERRORS: dict[str, type[Exception]] = {
     "ReleaseError": ReleaseError,
     "MigrationError": MigrationError,
@@ -80,6 +115,11 @@ class ChildBounds:
     seconds: float = 60
     replay_seconds: float = 10
     step_seconds: float = 1.0
+
+    def shadowing(self, seconds: float) -> ChildBounds:
+        """The same for a rehearsal that goes on as a shadow for so long: whatever happens meanwhile is done twice there,
+        and one process cannot use more than the time there is."""
+        return replace(self, cpu_seconds=self.cpu_seconds + seconds)
 
 
 class ChildFailed(Exception):
@@ -126,6 +166,8 @@ class Rehearsal:
         self._page: mmap.mmap | None = None
         self._words = b""
         self._held = bytearray()  # read, and not yet taken
+        self._taken = 0  # bytes of answers to the present request
+        self._given = 0  # sessions that it has been given with it
         self._stage = "spawn"
         self._enough = False  # the child wants no more sessions
         self._broken: Exception | None = None  # why no more could be given
@@ -237,16 +279,18 @@ class Rehearsal:
         async with self._asked("merge", _one(request)):
             while True:
                 match await self._answer():
-                    case ["patch", facts]:
-                        found.append(PatchInfo(**facts))
-                    case ["text", name, text]:
+                    case ["patch", {**facts}] if len(found) < len(patches):
+                        found.append(self._patch(facts))
+                    case ["text", str(name), str(text)]:
                         fresh[name] = text
-                    case ["code", name, code]:
+                    case ["code", str(name), bytes(code)]:
                         codes[name] = code
-                    case ["removed", names]:
+                    case ["removed", [*names]] if all(type(name) is str for name in names):
                         removed.update(names)
-                    case ["merged"]:
+                    case ["merged"] if len(found) == len(patches):
                         break
+                    case _:
+                        raise self._misshapen()
         whole = {name: text for name, text in texts.items() if name not in removed}
         return Merged({**whole, **fresh}, found, codes)
 
@@ -254,8 +298,14 @@ class Rehearsal:
         """The packed code of each module: name -> (file, text). Raises ReleaseError, ChildFailed."""
         codes: dict[str, bytes] = {}
         async with self._asked("import", _one(message("compile", dict(files)))):
-            while (answer := await self._answer())[0] != "compiled":
-                codes[answer[1]] = answer[2]
+            while True:
+                match await self._answer():
+                    case ["code", str(name), bytes(code)]:
+                        codes[name] = code
+                    case ["compiled"]:
+                        break
+                    case _:
+                        raise self._misshapen()
         return codes
 
     async def open(
@@ -281,7 +331,8 @@ class Rehearsal:
         ]
         request = message("open", facts, current, target, dict(settings), list(specimens))
         async with self._asked("import", _one(request)):
-            await self._answer()
+            if await self._answer() != ["opened"]:
+                raise self._misshapen()
 
     async def migrate(
         self, sessions: Iterator[SessionCopy], back: bool, replay: bool, progress: Progress, count: int = 0
@@ -321,14 +372,16 @@ class Rehearsal:
         rows: list[dict[str, Any]] = []
         while True:
             match await self._answer():
-                case ["done", done, fresh]:
-                    rows += fresh
+                case ["done", int(done), [*fresh]] if len(rows) + len(fresh) <= self._given:
+                    rows += map(self._row, fresh)
                     if progress is not None:
                         await progress(done, max(count, done))
                 case ["enough"]:
                     self._enough = True
-                case ["report", report]:
-                    return {"sessions": rows, **report}
+                case ["report", {**report}]:
+                    return {"sessions": rows, **self._checked(report, REPORT)}
+                case _:
+                    raise self._misshapen()
 
     async def _copied(self, first: bytes, sessions: Iterator[SessionCopy]) -> AsyncGenerator[bytes, None]:
         """The messages of a migration, with the loop turning in between."""
@@ -337,6 +390,7 @@ class Rehearsal:
         for copy in sessions:
             if self._enough:
                 break
+            self._given += 1
             for data in _packed(copy):
                 yield data
                 if monotonic() - began > SLICE:
@@ -355,6 +409,7 @@ class Rehearsal:
         """The messages of a shadow: sessions, and what has happened to those that were sent."""
         yield first
         for copy in sessions:
+            self._given += 1
             for data in _packed(copy):
                 yield data
             for data in tape.messages():
@@ -383,6 +438,7 @@ class Rehearsal:
             await requests.aclose()
             raise ChildFailed(stage, "the process for the rehearsal has ended")
         self._stage, self._enough, self._broken = stage, False, None
+        self._taken = self._given = 0
         sender = asyncio.create_task(self._send_all(requests))
         seconds = self.bounds.seconds + more
         try:
@@ -415,15 +471,26 @@ class Rehearsal:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     async def _answer(self) -> list[Any]:
-        """The next message. Raises what the child says has been raised, and _Gone."""
+        """The next message. Raises what the child says has been raised, ChildFailed, and _Gone."""
         size: int = LENGTH.unpack(await self._exactly(LENGTH.size))[0]
-        if size > LARGEST:
-            raise _Gone
-        answer = msgpack.unpackb(await self._exactly(size), strict_map_key=False)
+        self._taken += size
+        if size > LARGEST or self._taken > MOST:
+            raise self._misshapen("more than it could have to say")
+        data = await self._exactly(size)
+        try:
+            answer = msgpack.unpackb(
+                data,
+                strict_map_key=False,
+                max_array_len=MOST_ITEMS,
+                max_map_len=MOST_ITEMS,
+                max_ext_len=0,
+            )
+        except Exception:  # whatever msgpack makes of what is no msgpack: ValueError, TypeError, RecursionError
+            raise self._misshapen() from None
         match answer:
-            case ["failed", "PatchError", stage, text]:
+            case ["failed", "PatchError", str(stage), str(text)]:
                 raise PatchError(text, stage)
-            case ["failed", kind, _, text]:
+            case ["failed", str(kind), _, str(text)] if kind in ERRORS:
                 raise ERRORS[kind](text)
             case ["memory"]:
                 self._failed = True
@@ -432,8 +499,35 @@ class Rehearsal:
                     f"{self._where()} more than {self.bounds.memory >> 20} MB of memory were needed "
                     "([rehearsal] memory)",
                 )
-        assert isinstance(answer, list)
+        if not isinstance(answer, list):
+            raise self._misshapen()
         return answer
+
+    def _patch(self, facts: dict[Any, Any]) -> PatchInfo:
+        return PatchInfo(**self._checked(facts, PATCH))
+
+    def _row(self, row: Any) -> dict[str, Any]:
+        return self._checked(row, ROW)
+
+    def _checked(self, told: Any, shape: Mapping[str, Shape]) -> dict[str, Any]:
+        """A map as it came, if it has what it must have. Raises ChildFailed."""
+        if not isinstance(told, dict) or not all(
+            name in told and isinstance(told[name], kinds) for name, kinds in shape.items()
+        ):
+            raise self._misshapen()
+        if shape is PATCH and told.keys() != shape.keys():
+            raise self._misshapen()
+        if shape is REPORT and not (
+            all(isinstance(item, dict) for key in ("failures", "differences", "records") for item in told[key])
+            and all(isinstance(item, str) for item in told["kinds"])
+        ):
+            raise self._misshapen()
+        return told
+
+    def _misshapen(self, what: str = "something that is no answer") -> ChildFailed:
+        """A patch has got hold of the socket, or of the memory, of that process."""
+        self._failed = True
+        return ChildFailed(self._stage, f"{self._where()} the process for the rehearsal said {what}")
 
     async def _exactly(self, size: int) -> bytes:
         assert self._socket is not None
