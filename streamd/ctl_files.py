@@ -64,6 +64,10 @@ def promote(answer: Answer, directory: Path, force: bool) -> Written:
         ) from None
     if not root.is_dir():
         raise FilesError(f"{directory} is no directory.")
+    if not force and any(root.iterdir()) and not (root / "streamd" / "live").is_dir():
+        raise FilesError(
+            f"{directory} is neither empty nor a clone of streamd. Name another, or write there all the same with --force."
+        )
     done, edited = Written(), []
     plan: list[tuple[str, Path, bytes | None]] = []
     for name, text in sorted((answer.get("files") or {}).items()):

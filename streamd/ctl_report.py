@@ -71,7 +71,7 @@ def summary(found: Answer) -> str:
     if replayed := found.get("replayed"):
         happened.append(f"{counted(found.get('events'), 'event')} replayed in {counted(replayed, 'session')}")
     if tried := found.get("tried"):
-        happened.append(counted(tried, "made-up event"))
+        happened.append(f"{counted(tried, 'made-up event')} tried")
     if happened:
         said.append(" and ".join(happened))
     if untried := found.get("not_tried"):

@@ -32,7 +32,7 @@ def test_check_is_a_row_for_each_session_then_what_differs_then_the_sentence(typ
     assert lines[4] == "What the new code does differently:"
     assert lines[6].split(None, 2) == ["live/studio1", "Data", "SendAll has 1,204 bytes, and had 1,190"]
     assert lines[-3].startswith(
-        "824 events replayed in 2 sessions and 24 made-up events, 2 differences, 1 cured, steps take 1.02 times"
+        "824 events replayed in 2 sessions and 24 made-up events tried, 2 differences, 1 cured, steps take 1.02 times"
     )
     assert lines[-1].startswith("fits release 2")
 
@@ -116,9 +116,11 @@ def test_plan_says_what_would_happen_in_its_order(typed):
 def test_figures_of_nothing_are_left_out():
     assert ctl_report.summary({}) == ""
     assert ctl_report.summary({"not_replayed": 1}) == "1 session not replayed."
-    assert ctl_report.summary({"tried": 1}) == "1 made-up event."
+    assert ctl_report.summary({"tried": 1}) == "1 made-up event tried."
     told = ctl_report.summary({"events": 7, "replayed": 1, "tried": 20, "not_tried": 3})
-    assert told == "7 events replayed in 1 session and 20 made-up events, not all of those in 3 sessions."
+    assert (
+        told == "7 events replayed in 1 session and 20 made-up events tried, not all of those in 3 sessions."
+    )
     assert "steps take" not in ctl_report.summary({**SAME_REPORT, "replayed": 0})
     assert "failures" in FAILED_REPORT
 

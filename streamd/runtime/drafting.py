@@ -90,7 +90,7 @@ class Drafting:
         await progress("read", len(read), len(read))
         await progress("merge", 0, len(read))
         base = self.current
-        async with Rehearsal(self.bounds.child) as child:
+        async with Rehearsal(self.bounds.child.shadowing(wishes.shadow)) as child:
             number = await asyncio.to_thread(self.library.store.next_number)
             texts = {name: text for name, (_, text) in base.texts.items()}
             merged = await child.merge(

@@ -25,6 +25,9 @@ from streamd.runtime.wishes import Refusal
 log = logging.getLogger("streamd")
 
 
+WAYS_BACK = ("rollback", "unpin")  # lead to the release that they name
+
+
 class Ledger:
     """The locks, and the history. `busy` is of those who move sessions or releases; `drafts` of those who read, merge and
     rehearse, which may take an hour and must keep no rollback waiting. Whoever needs both takes `drafts` first."""
@@ -55,6 +58,9 @@ class Ledger:
             except (MigrationError, StateError) as error:
                 entry.update(result="refused", stage="rehearse", text=str(error))
                 raise Refusal("rehearse", str(error)) from error
+            except (TimeoutError, ConnectionError) as error:  # OSErrors that are no disk's
+                entry.update(result="failed", stage="bug", text=telling.told(error))
+                raise
             except OSError as error:
                 entry.update(result="failed", stage="disk", text=str(error))
                 raise Refusal("disk", f"{error}; nothing was changed") from error
@@ -78,7 +84,8 @@ class Ledger:
 
     def started(self, release: Release, warnings: Sequence[str]) -> None:
         """Write down a start, which even a full disk must not prevent."""
-        text = " ".join([f"started on release {release.number}.", *warnings])
+        said = [f"{item[:1].upper()}{item[1:]}{'' if item.endswith('.') else '.'}" for item in warnings]
+        text = " ".join([f"started on release {release.number}.", *said])
         entry = {"verb": "start", **NOBODY, "paths": [], "result": "ok"}
         try:
             self.store.note(**entry, release=release.number, sha256=release.sha256, text=text)
@@ -87,7 +94,8 @@ class Ledger:
 
     async def begin(self, note: dict[str, Any], number: int) -> None:
         """From here on a look into the history after a crash must find that something had begun. Raises OSError."""
-        entry = {**note, "result": "began", "release": number, "text": f"{note['verb']} of release {number}"}
+        text = f"{note['verb']} {'to' if note['verb'] in WAYS_BACK else 'of'} release {number}"
+        entry = {**note, "result": "began", "release": number, "text": text}
         await asyncio.to_thread(lambda: self.store.note(**entry))
 
     async def begin_anyway(self, note: dict[str, Any], number: int) -> None:
@@ -106,7 +114,7 @@ class Ledger:
                 break
             number = entry.get("release")
             if entry.get("result") == "began" and verb not in ended:
-                return f"the {verb} of release {number} was cut off by the end of the process"
+                return f"the {entry.get('text')} was cut off by the end of the process"
             if entry.get("probation") and not ended & {"probation", "rollback"}:
                 return f"the probation of release {number} was cut off by the end of the process"
             ended.add(verb)

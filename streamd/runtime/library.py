@@ -33,6 +33,7 @@ class Library:
         self.releases: dict[int, Release] = {}
         self.records: dict[int, Record] = {}
         self.ways = Ways(self.brief, self.held)
+        self.package: dict[str, tuple[Path, str]] = {}  # its live code as it was at the start
         self.drafts: set[int] = set()  # releases that are being made
         self._briefs: dict[int, Record] = {}
         self._like: Release | None = None  # the last one imported: most of its text is in the next
@@ -46,7 +47,7 @@ class Library:
         kept patches are merged into the new code one by one: those that fit go in, those that it contains by now are
         dropped, and the others are named.
         """
-        texts = read_tree(self.shipped)
+        texts = self.package = read_tree(self.shipped)
         shipped = digest(texts)
         kept, warnings = self._kept(shipped)
         if kept is None:
@@ -192,10 +193,6 @@ class Library:
         for known in (self.records, self._briefs):
             known.pop(number, None)
         self.store.remove(number)
-
-    def shipped_texts(self) -> dict[str, tuple[Path, str]]:
-        """Module name -> (file, text) of the package's own live code."""
-        return read_tree(self.shipped)
 
     def patched(self, number: int) -> dict[str, int]:
         """The modules in which a release differs from the shipped code, with their versions; 0 for one removed."""

@@ -303,7 +303,9 @@ class Mover:
         with collector_off():
             slices.begin()
             while waiting := [
-                item for item in self.sessions.pinned(probation.new) if item.name not in move.stayed
+                item
+                for item in self.sessions.pinned(probation.new)
+                if item.name not in move.stayed and not self.is_pinned(item)
             ]:
                 for session in waiting:
                     started = monotonic()

@@ -34,6 +34,7 @@ LOOK_EVERY = 0.25  # s between two looks at error rates and at what nobody may c
 AUDIT_EVERY = 5.0
 SLICE = 0.001  # s that a look or an audit may hold the loop
 AUDITS = 5
+AUDITED = 100  # sessions, about, in one of those rounds
 GROWTH, MOST_GROWN = 4, 1 << 20  # a state may be so many times as large as the old code's, and so many bytes
 STORM, MOST_STEPS = 10, 1000  # steps may be so many times as frequent as before, and so many a second
 # A session with hardly any events is waited for at most this many times as long as the others.
@@ -164,7 +165,7 @@ class Probation:
         self.since = monotonic()
         self.until = self.since + seconds
         every = min(AUDIT_EVERY, seconds / AUDITS)
-        audit = self.since + every
+        audit, turn = self.since + every, 0
         while not self.ended.is_set():
             await self.look()
             over = monotonic() >= self.until and (
@@ -172,8 +173,8 @@ class Probation:
             )
             over = over or self._deserted()
             if over or monotonic() >= audit:
-                await self.audit()
-                audit = monotonic() + every
+                await self.audit(None if over else turn)
+                audit, turn = monotonic() + every, turn + 1
             if over or self.ended.is_set():
                 break
             left = self.until - monotonic()
@@ -230,11 +231,14 @@ class Probation:
         elif sentence := self.sessions.door_health.worse(*self._doors, now, self._rise):
             self.fail("newcomers", sentence)
 
-    async def audit(self) -> None:
-        """Take a copy of every state home: it must be plain, typed, convertible and of a size that makes sense."""
+    async def audit(self, turn: int | None = None) -> None:
+        """Take copies of states home: they must be plain, typed, convertible and of a size that makes sense. In one
+        turn some of many sessions; without a turn all of them."""
         ways = self.sessions.convert
         started = monotonic()
-        for session in self.guarded():
+        guarded = self.guarded()
+        shares = 1 if turn is None else max(len(guarded) // AUDITED, 1)
+        for session in guarded[(turn or 0) % shares :: shares]:
             guard = session.guard
             if self.ended.is_set() or guard is None or session.ended or session.name.startswith(DOOR):
                 continue

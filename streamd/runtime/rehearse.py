@@ -87,6 +87,7 @@ ROW: dict[str, Shape] = {
     "lower_ms": NUMBER,
     "events": int,
 }
+FOUND: dict[str, Shape] = {"name": str, "sentence": str}
 REPORT: dict[str, Shape] = {
     "failures": list,
     "differences": list,
@@ -226,8 +227,8 @@ class Rehearsal:
             raise ChildFailed("spawn", f"no process for the rehearsal: {error}") from error
         except _Gone:
             raise ChildFailed("spawn", str(await self._dead())) from None
-        if answer[0] != "ready":
-            raise ChildFailed("spawn", f"the process for the rehearsal began with {answer[0]!r}")
+        if answer != ["ready"]:
+            raise self._misshapen()
 
     async def _end(self) -> None:
         """Kill the child, if it lives, and see that it is reaped; nothing of it stays here."""
@@ -279,7 +280,7 @@ class Rehearsal:
         async with self._asked("merge", _one(request)):
             while True:
                 match await self._answer():
-                    case ["patch", {**facts}] if len(found) < len(patches):
+                    case ["patch", facts] if len(found) < len(patches):
                         found.append(self._patch(facts))
                     case ["text", str(name), str(text)]:
                         fresh[name] = text
@@ -373,13 +374,13 @@ class Rehearsal:
         while True:
             match await self._answer():
                 case ["done", int(done), [*fresh]] if len(rows) + len(fresh) <= self._given:
-                    rows += map(self._row, fresh)
+                    rows += (self._checked(row, ROW) for row in fresh)
                     if progress is not None:
                         await progress(done, max(count, done))
                 case ["enough"]:
                     self._enough = True
-                case ["report", {**report}]:
-                    return {"sessions": rows, **self._checked(report, REPORT)}
+                case ["report", report]:
+                    return self._whole(rows, report)
                 case _:
                     raise self._misshapen()
 
@@ -485,7 +486,9 @@ class Rehearsal:
                 max_map_len=MOST_ITEMS,
                 max_ext_len=0,
             )
-        except Exception:  # whatever msgpack makes of what is no msgpack: ValueError, TypeError, RecursionError
+        except (
+            Exception
+        ):  # whatever msgpack makes of what is no msgpack: ValueError, TypeError, RecursionError
             raise self._misshapen() from None
         match answer:
             case ["failed", "PatchError", str(stage), str(text)]:
@@ -503,26 +506,25 @@ class Rehearsal:
             raise self._misshapen()
         return answer
 
-    def _patch(self, facts: dict[Any, Any]) -> PatchInfo:
-        return PatchInfo(**self._checked(facts, PATCH))
-
-    def _row(self, row: Any) -> dict[str, Any]:
-        return self._checked(row, ROW)
-
     def _checked(self, told: Any, shape: Mapping[str, Shape]) -> dict[str, Any]:
-        """A map as it came, if it has what it must have. Raises ChildFailed."""
-        if not isinstance(told, dict) or not all(
+        """A map as it came, if it has what is read of it. Raises ChildFailed."""
+        if isinstance(told, dict) and all(
             name in told and isinstance(told[name], kinds) for name, kinds in shape.items()
         ):
+            return told
+        raise self._misshapen()
+
+    def _patch(self, told: Any) -> PatchInfo:
+        facts = self._checked(told, PATCH)
+        return PatchInfo(**{name: facts[name] for name in PATCH})
+
+    def _whole(self, rows: list[dict[str, Any]], told: Any) -> dict[str, Any]:
+        report = self._checked(told, REPORT)
+        for item in (*report["failures"], *report["differences"]):
+            self._checked(item, FOUND)
+        if not all(type(kind) is str for kind in report["kinds"]):
             raise self._misshapen()
-        if shape is PATCH and told.keys() != shape.keys():
-            raise self._misshapen()
-        if shape is REPORT and not (
-            all(isinstance(item, dict) for key in ("failures", "differences", "records") for item in told[key])
-            and all(isinstance(item, str) for item in told["kinds"])
-        ):
-            raise self._misshapen()
-        return told
+        return {**report, "sessions": rows}
 
     def _misshapen(self, what: str = "something that is no answer") -> ChildFailed:
         """A patch has got hold of the socket, or of the memory, of that process."""

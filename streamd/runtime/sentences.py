@@ -38,6 +38,8 @@ def rehearsed(report: dict[str, Any]) -> str:
         return f"{sessions(failed)} failed the rehearsal, first {first['name']}: {first['sentence']}."
     count = sum(1 for item in report["sessions"] if item["ok"])
     sentence = f"{sessions(count)} rehearsed there and back, {report['events']} events replayed"
+    if shadow := report.get("shadow"):
+        sentence += f" ({shadow['events']} of them while they happened)"
     if report["different"]:
         sentence += f", {report['different']} answered differently"
     if report["cured"]:

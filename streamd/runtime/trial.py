@@ -110,7 +110,9 @@ class Trials:
         except BaseException as error:
             trial.taken_back = True
             self._stop_watching(trial)
-            if not trial.draft.again:  # else those who were on it before stay there
+            if trial.draft.again:  # those who were on it before stay there
+                trial.probation.release_guards()
+            else:
                 move = await self.mover.take_back(trial.probation)
                 if isinstance(error, Refusal) and move.stayed:
                     raise Refusal(error.stage, f"{error}{sentences.stayed(move)}") from error
@@ -139,7 +141,10 @@ class Trials:
 
         key_seconds = self.bounds.keyframe_seconds if trial.wishes.at_key else 0.0
         allowed = trial.probation.allowed
-        trial.move.add(await self.moving(chosen, trial.release, watch, progress, key_seconds, allowed))
+        move = await self.moving(chosen, trial.release, watch, progress, key_seconds, allowed)
+        if key_seconds:  # each moved by itself
+            move.longest_pause_ms = max([move.longest_pause_ms, *move.pauses.values()])
+        trial.move.add(move)
 
     async def moving(
         self,
@@ -232,7 +237,7 @@ class Trials:
         told = trial.probation.told()
         self.failed.add(trial.release.number)
         self._stop_watching(trial)
-        await self.ledger.begin_anyway(note, trial.old.number)
+        await self.ledger.begin_anyway(note, trial.release.number)
         move = await self.mover.take_back(trial.probation)
         self.trial = self.canary = None
         self.collect()

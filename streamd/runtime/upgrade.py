@@ -90,6 +90,7 @@ class Upgrades:
         """Everything short of the point of no return."""
         wishes = wishes or Wishes()
         async with self.ledger.one("check", paths, by, drafts=True) as note:
+            self._refuse_if_nobody(wishes)
             started = monotonic()
             async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
                 draft,
@@ -129,6 +130,7 @@ class Upgrades:
         """What a load would do: modules, records, who moves when, for how long; and what it would shadow."""
         wishes = wishes or Wishes()
         async with self.ledger.one("plan", paths, by, drafts=True) as note:
+            self._refuse_if_nobody(wishes)
             async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
                 draft,
                 child,
@@ -142,8 +144,15 @@ class Upgrades:
             order = self._order(wishes.selection, pauses)
             shadowed, leftovers = await asyncio.to_thread(self.drafting.in_the_way, merged)
             waves = f" in {len(wishes.selection.shares)} waves" if len(wishes.selection.shares) > 1 else ""
+            made = (
+                f"would complete release {draft.number}"
+                if draft.again
+                else (
+                    f"would make a release of {self.current.number} and {sentences.changes(draft.record.modules)}"
+                )
+            )
             text = (
-                f"would make a release of {self.current.number} and {sentences.changes(draft.record.modules)}, and move "
+                f"{made}, and move "
                 f"{sentences.sessions(sum(1 for item in order if item['wave']))}{waves}, longest pause about "
                 f"{report['predicted_pause_ms']:.1f} ms. {sentences.rehearsed(report)}"
             )
@@ -197,6 +206,7 @@ class Upgrades:
             started = monotonic()
             async with self.ledger.busy:
                 self._refuse_on_trial("load")
+                self._refuse_if_nobody(wishes)
                 self.trials.collect()
             async with self.drafting.drafted(paths, cwd, by, wishes, self.trials.canary, progress) as (
                 draft,
@@ -221,7 +231,7 @@ class Upgrades:
                 except BaseException:
                     await self.drafting.drop(draft)
                     raise
-            text = _running(draft, trial)
+            text = _running(draft, trial, self._pinned_elsewhere(draft.release))
             note.update(text=text, release=draft.number)
             if trial.watched:
                 note.update(probation=trial.seconds)  # whose end has an entry of its own
@@ -231,7 +241,7 @@ class Upgrades:
                 answer["probation"] = trial.probation.told() | {"seconds": trial.seconds}
         if trial.watched and wishes.wait:
             outcome = await self.trials.awaited(trial, progress)
-            text = f"{_running(draft, trial)} {outcome['text']}"
+            text = f"{_running(draft, trial, self._pinned_elsewhere(draft.release))} {outcome['text']}"
             answer.update({**self._moved(draft, trial.move, started), "probation": outcome["probation"]})
         elif trial.watched:
             text += f" On probation for {trial.seconds:g} s: streamd-ctl status."
@@ -254,7 +264,7 @@ class Upgrades:
                 if self.store.kept == target.number
                 else f" A restart boots release {self.store.kept}; change that with: streamd-ctl keep"
             )
-            pinned = [name for name, item in self.mover.pinned().items() if item.release is not target]
+            pinned = self._pinned_elsewhere(target)
             stays = f" {sentences.names(pinned)} pinned to another release." if pinned else ""
             text = (
                 f"back on release {target.number}. {sentences.changes(modules)}. {sentences.sessions(len(move.pauses))} moved, "
@@ -361,7 +371,7 @@ class Upgrades:
     async def promote(self, by: dict[str, int]) -> dict[str, Any]:
         """The merged files of the running release that differ from the package, for committing; None: removed there."""
         async with self.ledger.one("promote", [], by) as note:
-            texts = await asyncio.to_thread(self.library.shipped_texts)
+            texts = self.library.package
             files: dict[str, str | None] = {}
             before: dict[str, str] = {}
             release = self.current
@@ -399,6 +409,9 @@ class Upgrades:
             found.setdefault(session.release.number, []).append(session.name)
         return {} if not found or set(found) == {self.current.number} else found
 
+    def _pinned_elsewhere(self, release: Release) -> list[str]:
+        return [name for name, item in self.mover.pinned().items() if item.release is not release]
+
     def _refuse_on_trial(self, verb: str) -> None:
         if (trial := self.trials.trial) is not None:
             left = trial.probation.told()["left_s"]
@@ -407,6 +420,12 @@ class Upgrades:
                 f"{verb} has to wait: release {trial.release.number} is on probation for another {left:.0f} s; "
                 "to end that now: streamd-ctl rollback",
             )
+
+    def _refuse_if_nobody(self, wishes: Wishes) -> None:
+        """A selection that names nobody is a mistake in typing."""
+        if not wishes.selection.whole and not self.mover.chosen(wishes.selection):
+            live = [item.name for item in self.sessions.listed(doors=False)]
+            raise Refusal("read", f"nobody is in that selection; live are {sentences.names(live) or 'none'}")
 
     def _refuse_if_changed(self, draft: Draft) -> None:
         """What was drafted is for what ran then."""
@@ -480,10 +499,11 @@ class Upgrades:
         }
 
 
-def _running(draft: Draft, trial: Trial) -> str:
+def _running(draft: Draft, trial: Trial, pinned: Sequence[str]) -> str:
     """What a load has done so far, in two sentences."""
     moved = sentences.sessions(len(trial.move.pauses))
+    stays = f" {sentences.names(pinned)} pinned to another release." if pinned else ""
     return (
         f"release {draft.number} running{'' if trial.wishes.selection.whole else ' as a canary'}. "
-        f"{sentences.changes(draft.record.modules)}. {moved} moved, longest pause {trial.move.longest_pause_ms:.1f} ms."
+        f"{sentences.changes(draft.record.modules)}. {moved} moved, longest pause {trial.move.longest_pause_ms:.1f} ms.{stays}"
     )

@@ -1,8 +1,8 @@
 """Replaces a module and leaves out what only newcomers need.
 
-Caught: probation
+Caught: rehearse
+Told: at a made-up Stopping
 Told: encode
-Needs: rtmp joins
 """
 
 from __future__ import annotations

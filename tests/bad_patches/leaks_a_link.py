@@ -1,9 +1,9 @@
 """Says goodbye and does not close: the connection would stay for ever.
 
-Caught: probation
+Caught: differences
 Told: live/
-Told: commands
-Needs: ws leaves
+Told: a made-up Stopping
+Told: Close
 """
 
 from __future__ import annotations

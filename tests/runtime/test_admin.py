@@ -15,6 +15,7 @@ import msgpack
 import pytest
 import uvloop
 
+from streamd.runtime import admin
 from streamd.runtime.admin import MAX_CONNECTIONS, MAX_REQUEST, Admin, Caller, Circle, Roles, may_ask
 from streamd.runtime.patchfile import PatchError
 from streamd.runtime.supervisor import CrashReports
@@ -505,3 +506,14 @@ class Signers:
         if not self.signer:
             raise PatchError(f"{path.name} is not signed", "signature")
         return self.signer
+
+
+async def test_the_end_waits_once_for_all_that_run(desk, monkeypatch):
+    monkeypatch.setattr(admin, "PARTING", 0.1)
+    for _ in range(20):
+        _, writer = await desk.connect()
+        writer.write(request("slow"))
+    await until(lambda: len(desk.admin._running) == 20)
+    began = asyncio.get_running_loop().time()
+    await desk.admin.close()
+    assert asyncio.get_running_loop().time() - began < 1.5, "20 times 0.1 s are more"

@@ -13,15 +13,19 @@ import pytest
 
 from streamd.runtime.commands import SHAPES, Difference
 from streamd.runtime.guard import Guard
+from streamd.runtime.health import CONGESTION
 from streamd.runtime.link import now_ms
 from streamd.runtime.migrate import MigrationError
 from streamd.runtime.probation import Probation
 from streamd.runtime.release import Release
 from streamd.runtime.session import CannotBegin, Session
 from streamd.runtime.state import lift, lower
-from streamd.runtime.vocabulary import Event, Tick
+from streamd.runtime.vocabulary import Congested, Event, Tick
 from streamd.runtime.watchdog import StepBounds
 from tests.fake_live import TREE, World, running, until, write_tree
+
+# an interruption that comes while the collector runs a callback of somebody else's is printed, and comes again
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 WORD = "media/codec.py"
 ROOM = "handlers/room.py"
@@ -664,3 +668,37 @@ async def test_an_exception_that_cannot_be_told_is_a_failure_like_any_other(worl
     assert "handlers.room:" in sentence
     assert len(sentence) < 600
     assert len(json.dumps(trial.report())) < 20_000
+
+
+async def test_what_a_checkpoint_finds_is_found_after_the_commands_of_its_event(world):
+    client = await world.guest()
+    leaves = "return [Move(link, rest, room.guests.pop(link), True)]"
+    trial = on_probation(
+        world,
+        (DOOR, GUEST, GUEST.replace("Reader\n", "Reader\n    since: int = 5\n", 1)),
+        (ROOM, leaves, f"room.heard = lambda: 1\n            {leaves}"),
+        convert=with_since(world.sessions.current),
+    )
+    await world.guest("live/b")
+    world.sessions.bounds = StepBounds(journal_bytes=2)
+    session = world.session()
+    session.journal.bound = 0
+    session.state.guests[1].since = 9
+    assert await client.ask("go live/b") == "welcome to live/b"
+    ((_, event, _),) = trial.failures
+    assert event == "Tick"
+    assert session.release is trial.old
+    assert world.session("live/b").state.guests[1].since == 9, "it went over in the new code's own record"
+
+
+async def test_viewers_that_are_late_are_held_against_code_that_has_answered_otherwise_only(world):
+    client = await world.guest()
+    on_probation(world, LOUDER, strict=False)
+    session = world.session()
+    session.deliver(Congested(now_ms(), 1, "all"))
+    assert session.health.totals == {}
+    assert await client.ask("count") == "2"
+    assert session.guard is not None
+    session.guard.differences = 1
+    session.deliver(Congested(now_ms(), 1, "all"))
+    assert session.health.totals == {CONGESTION: 1}

@@ -44,7 +44,6 @@ def test_each_line_names_the_one_before_it(made):
     )
 
 
-
 def test_entries_of_several_threads_are_one_chain(made):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: made.note({"verb": "stop", "number": number}), range(40)))

@@ -204,3 +204,25 @@ def test_a_replay_that_goes_otherwise_says_so(release, line, commands, sentence)
     with pytest.raises(Diverged) as caught:
         replay(release, lower(state), [Entry(Data(1, 1, line), commands, release)], same)
     assert str(caught.value) == sentence
+
+
+def test_what_came_of_publishers_reads_is_added_up_over_both_stretches():
+    journal = Journal(point("a"))
+    assert journal.received == (0, 0, 0, 0, 0)
+    journal.note(Tick(1, "x"), 5)
+    journal.note(data(2, 100), 3)
+    journal.note(data(3, 100), FAILED)
+    journal.note(data(4, 50), BLAMED)
+    assert journal.received == (2, 150, 3, 2, 4)
+    journal.roll(point("b"))
+    assert journal.received == (2, 150, 3, 2, 4)
+    journal.note(data(5, 7), 1)
+    assert journal.received == (3, 157, 4, 2, 5)
+    journal.roll(point("c"))
+    assert journal.received == (1, 7, 1, 5, 5)
+    journal.lose()
+    assert journal.received == (0, 0, 0, 0, 0)
+    journal.roll(point("d"))
+    journal.note(data(6, 9), 2)
+    journal.reset(point("e"))
+    assert journal.received == (0, 0, 0, 0, 0)

@@ -18,6 +18,7 @@ from time import monotonic, thread_time
 from types import SimpleNamespace
 from typing import Any
 
+import msgpack
 import pytest
 
 from streamd.runtime.drafting import _around
@@ -36,7 +37,7 @@ from streamd.runtime.release import Release, ReleaseError
 from streamd.runtime.state import StateError, lift, lower
 from streamd.runtime.tryout import MOST_FAILURES
 from streamd.runtime.vocabulary import Data, Event, Joined, PeerError, Tick
-from streamd.runtime.wire import MOST_NAMED, MOST_NUMBERS, Around, LinkFact
+from streamd.runtime.wire import LENGTH, MOST_NAMED, MOST_NUMBERS, Around, LinkFact
 from tests.fake_live import FIX, TREE, amend, write_tree
 
 BOUNDS = ChildBounds(memory=256 << 20, cpu_seconds=20, seconds=20, replay_seconds=5, step_seconds=0.2)
@@ -670,7 +671,6 @@ async def test_a_process_that_cannot_be_made_is_a_failure_to_spawn(monkeypatch):
     assert failed.value.stage == "spawn"
 
 
-
 @pytest.mark.parametrize(
     ("name", "error"),
     [("_Keeper.start", RuntimeError("can't start new thread")), ("spawn", TypeError("of ctypes"))],
@@ -1010,8 +1010,8 @@ async def test_made_up_events_take_a_part_of_the_time_for_replays_and_what_is_le
     assert all(row["ok"] for row in report["sessions"])
     assert report["not_tried"] > 10
     assert report["tried"] <= 2 * (21 - report["not_tried"]) + 1
-    slow = in_room(STOPS, f"for _ in range(300_000): pass\n            {STOPS}")
-    report = await stage.report(slow, ChildBounds(replay_seconds=0.2))
+    slow = in_room(STOPS, f"for _ in range(3_000_000): pass\n            {STOPS}")
+    report = await stage.report(slow, ChildBounds(replay_seconds=1.0))
     assert report["not_tried"] > 5
     assert report["replayed"] > 15, "what has really happened goes before"
 
@@ -1202,3 +1202,74 @@ async def test_a_resumed_that_cuts_somebody_off_is_a_difference(stage):
     assert report["sessions"][0]["first_difference"] == difference["sentence"]
     report = await stage.report(codec(f"{extra}    return [Log('info', 'x')]\n"))
     assert (report["different"], report["ends"]) == (0, 0)
+
+
+# ---- what is no answer
+
+
+def answers(*told: Any) -> bytes:
+    packed = [msgpack.packb(item) for item in told]
+    return b"".join(LENGTH.pack(len(item)) + item for item in packed)
+
+
+PATCH = {
+    "name": "x",
+    "sha256": "",
+    "kind": "",
+    "module": "",
+    "base": 1,
+    "version": 2,
+    "text": "",
+    "differs": "",
+}
+NO_ANSWERS = [
+    LENGTH.pack(3) + b"\xc1\xc1\xc1",
+    LENGTH.pack(5) + b"\xdd\xff\xff\xff\xff",
+    LENGTH.pack(9 << 20),
+    answers("text"),
+    answers([]),
+    answers(["failed", "KeyError", "", "x"]),
+    answers(["failed", "ReleaseError", "", 5]),
+    answers(["patch", PATCH]),
+    answers(["patch", 5]),
+    answers(["text", "a"]),
+    answers(["text", 1, "a"]),
+    answers(["code", "a", "text"]),
+    answers(["removed", [[]]]),
+    answers(["merged"]),
+    answers(["done", 1, [{}]]),
+    answers(["report", {"failures": []}]),
+]
+
+
+@pytest.mark.parametrize("said", NO_ANSWERS)
+async def test_what_is_no_answer_is_a_failure_of_the_child(stage, said):
+    async with Rehearsal(BOUNDS) as child:
+        child._held += said
+        with pytest.raises(ChildFailed, match="the process for the rehearsal said "):
+            await child.merge([("x", FIX)], {}, {}, "/")
+        with pytest.raises(ChildFailed, match="has ended"):
+            await child.compile({})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        answers(
+            ["done", 2, [{"name": "a", "ok": True, "why": "", "up_ms": 0, "lower_ms": 0, "events": 1}] * 2]
+        ),
+        answers(["done", 1, [{"name": "a"}]]),
+        answers(["report", {"failures": []}]),
+        answers(["report", []]),
+    ],
+)
+async def test_a_report_that_is_none_is_a_failure_of_the_child(stage, said):
+    async with Rehearsal(BOUNDS) as child:
+        await stage.open(child, codec("\n\nMORE = 1\n"))
+        child._held += said
+        with pytest.raises(ChildFailed, match="said something that is no answer"):
+            await child.migrate(iter(stage.copies), True, True, silent)
+
+
+def test_a_long_shadow_has_processor_time_in_proportion():
+    assert ChildBounds(cpu_seconds=60).shadowing(3600) == ChildBounds(cpu_seconds=3660)

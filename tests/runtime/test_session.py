@@ -540,17 +540,3 @@ async def test_code_changes_after_a_key_unit_where_the_state_before_it_is_not_to
     client.say("key one")
     assert await client.hear() == "one"
     assert seen == [1]
-
-
-async def test_a_session_that_is_suspended_at_a_key_unit_gets_the_event_first_when_it_resumes(world):
-    client = await world.guest()
-    client.say("ring 1000 5000 5000", "enter next")
-    assert await client.hear() == "head"
-    session = world.session()
-    session.at_key = session.suspend
-    client.say("key one")
-    await until(lambda: session.suspended)
-    session.deliver(Tick(0, "x"))
-    assert [type(event) for event in session.mailbox] == [Data, Tick]
-    session.resume()
-    assert [await client.hear() for _ in range(2)] == ["tick x", "one"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from time import thread_time
 from typing import Any
 
 import pytest
 
+from streamd.runtime import probation
 from streamd.runtime.admin import Caller
 from streamd.runtime.commands import BadCommand
 from streamd.runtime.mover import resumed
@@ -215,7 +217,6 @@ async def test_a_rollback_ends_a_probation(world):
     assert world.release == 1
     assert await client.ask("version") == "codec 1 tail 1"
     assert sorted(world.upgrades.library.releases) == [1]
-
 
 
 async def test_a_burst_of_events_is_no_storm(world):
@@ -448,7 +449,9 @@ async def test_promote_gives_the_merged_files_and_an_upgraded_package_drops_the_
 
 
 async def test_a_load_that_the_end_of_the_process_cut_off_is_told_at_the_next_start(world):
-    world.store.note(verb="load", uid=0, gid=0, pid=1, paths=["x.py"], result="began", release=7, text="")
+    world.store.note(
+        verb="load", uid=0, gid=0, pid=1, paths=["x.py"], result="began", release=7, text="load of release 7"
+    )
     world.close()
     again = World(world.root)
     try:
@@ -658,3 +661,67 @@ async def test_a_canary_loaded_again_keeps_what_was_said_of_it(world):
     with pytest.raises(Refusal, match="release 2 was loaded without --irreversible; load it again like that"):
         await load(world, text, irreversible="why", probation=0.0)
     assert (await load(world, text, probation=0.0))["release"] == 2
+
+
+# ---- nothing holds the loop or waits for what cannot come
+
+
+async def test_a_door_is_not_waited_for_at_key(tmp_path):
+    async with running(tmp_path, bounds=replace(SHORT, keyframe_seconds=3600)) as world:
+        await world.connect()
+        async with asyncio.timeout(60):
+            await load(world, NOTHING, at_key=True, probation=0.0)
+        assert world.session("door/1").release.number == 2
+        assert world.session("door/1").paused is not None
+
+
+async def test_a_look_at_many_sessions_lets_the_loop_turn_and_ends_with_the_probation(world, monkeypatch):
+    monkeypatch.setattr(probation, "SLICE", 0.0)
+    world.rooms(50)
+    await load(world, NOTHING, probation=60.0)
+    watched = world.upgrades.trials.trial.probation
+    look = asyncio.create_task(watched.look())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not look.done()
+    watched.ended.set()
+    await look
+    assert watched.failure is None
+
+
+async def test_whoever_is_put_back_is_put_back_in_slices_and_to_the_end(tmp_path):
+    async with running(tmp_path, bounds=Bounds(slice_ms=0.0)) as world:
+        rooms = world.rooms(20)
+        old = world.upgrades.current
+        await load(world, FIX, accept=True, probation=60.0)
+        assert {item.release.number for item in rooms} == {2}
+        back = asyncio.create_task(world.upgrades.mover.put_back(dict.fromkeys(rooms, old)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert any(item.release is old for item in rooms)
+        assert not all(item.release is old for item in rooms)
+        back.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await back
+        assert all(item.release is old for item in rooms)
+        await world.upgrades.trials.close()
+
+
+async def test_a_way_is_found_once_and_keeps_no_release(world, monkeypatch):
+    room = world.rooms(1)[0]
+    await load(world, FIX, accept=True, probation=1.0)
+    ways = world.upgrades.library.ways
+    old, new = (world.upgrades.library.releases[number] for number in (1, 2))
+    found = ways.way(old, new)
+    assert ways.way(old, new) is found
+    await ended(world)
+    assert room.release is new
+    assert sorted(world.upgrades.library.releases) == [2]
+    assert not ways._found
+
+
+async def test_a_time_out_is_no_full_disk(world):
+    with pytest.raises(TimeoutError):
+        async with world.upgrades.ledger.one("load", [], BY):
+            raise TimeoutError("late")
+    assert world.store.history()[-1]["stage"] == "bug"

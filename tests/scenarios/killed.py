@@ -272,7 +272,7 @@ def told(store: Store, before: list[dict[str, Any]], number: int, story: str) ->
     for place, entry in enumerate(entries):
         if entry["result"] == "began":
             after = next(item for item in entries[place + 1 :] if item["verb"] in (entry["verb"], "start"))
-            cut = f"the {entry['verb']} of release {entry['release']} was cut off"
+            cut = f"he {entry['text']} was cut off"
             if after["verb"] == "start" and cut not in after["text"]:
                 wrong.append(f"{entry} has no end: {after}")
     loaded = {item["release"] for item in entries if item["verb"] == "load" and item["result"] == "ok"}

@@ -230,12 +230,7 @@ class Evening:
         assert await self.releases() == (release, dict.fromkeys(SOURCES, release))
 
     async def load(self, *words: str) -> dict[str, Any]:
-        import time
-
-        b = time.monotonic()
-        a = await self.streamd.ctl("load", "--wait", *words)
-        print("LOAD", words, round(time.monotonic() - b, 1), a["total_ms"], flush=True)
-        return a
+        return await self.streamd.ctl("load", "--wait", *words)
 
     async def refused(self, *words: str) -> tuple[str, str]:
         """The stage and the sentence of a refusal."""
@@ -413,7 +408,7 @@ async def two_stacked_patches_go_back_at_once_after_a_while(evening: Evening, co
 async def no_rollback_crosses_what_is_irreversible(evening: Evening, running: int) -> int:
     streamd = evening.streamd
     words = ("frame_spans.py", "--irreversible", "the old count is wrong")
-    first = await streamd.ctl("load", *words)
+    first = await streamd.ctl("load", *words, "--probation", "1min")
     back = await streamd.ctl("rollback")  # on probation there is a way back yet
     assert back["release"] == running
     await evening.all_on(running)
@@ -477,7 +472,8 @@ def miscounted(streamd: Streamd, viewer: Viewer) -> list[str]:
     found = counts(streamd, viewer.name)
     versions = [version for version, _, _ in found]
     since = found[0][2]
-    wrong = [] if versions == [2, 3, 4, 2, 3, 2, 3] else [f"{viewer.name} was resumed as {versions}"]
+    # taken back from its probation a session has its old state at once; nothing is resumed
+    wrong = [] if versions == [2, 3, 4, 2, 3, 3] else [f"{viewer.name} was resumed as {versions}"]
     for version, number, until in found:
         real = sum(since < dts <= until for dts in pictures)
         if number != real:
