@@ -78,7 +78,7 @@ def check(commands: Any, groups: Container[str], links: int = 0, event: Any = No
     made: set[str] = set()  # groups that exist once the commands so far are carried out
     for command in commands:
         kind = type(command)
-        if kind is SendAll:  # those of every frame
+        if kind is SendAll:  # those of every message
             group, data, key = command
             if type(group) is not str:
                 raise BadCommand(f"SendAll.group is {type(group).__name__}")

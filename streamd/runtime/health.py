@@ -26,8 +26,8 @@ ERRORS = (PEER_ERRORS, CONGESTION, WARNINGS)
 
 
 class Yield(NamedTuple):
-    """What came of publishers' bytes. Both fall where frames are lost: the one alone when pictures grow, the other
-    alone when the publisher pauses."""
+    """What came of publishers' bytes. Both fall where some of it is lost: the one alone when messages grow, the
+    other alone when the publisher pauses."""
 
     commands_a_byte: float
     commands_a_second: float

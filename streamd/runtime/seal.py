@@ -1,7 +1,8 @@
 """The seal on what live code may not change: the interpreter's builtins, the kernel, the modules of every release.
 
-The rule this file keeps: what is compared is identity, name by name, against a copy taken before; nothing is asked
-of the values, and nothing here calls a builtin once a seal has been taken, for that may be the very thing broken.
+The rule this file keeps: what is found changed is found by identity, name by name, against a copy taken before; only
+whether there is anything to find is asked of the values (`==`, which live code cannot define). Nothing here calls a
+builtin once a seal has been taken, for that may be the very thing broken.
 
 A patch that reaches for these (the law refuses what it can see of that in the text) would change the running code
 behind everybody's back, and a rollback would leave it changed.

@@ -21,7 +21,7 @@ from pathlib import Path
 from time import monotonic_ns, thread_time, thread_time_ns
 from typing import Any, TypeGuard, TypeVar
 
-from streamd.runtime import commands, migrate, rare, telling
+from streamd.runtime import commands, rare, telling
 from streamd.runtime.commands import BadCommand
 from streamd.runtime.journal import BLAMED, FAILED, revive
 from streamd.runtime.migrate import MigrationError
@@ -145,7 +145,6 @@ class Troupe:
         self.watchdog = watchdog
         self.releases: dict[int, Release] = {}
         self.ways = Ways(self._record, self.held)
-        self._found: dict[tuple[int, int], list[migrate.Steps]] = {}
 
     def _record(self, number: int) -> Record:
         try:
@@ -174,16 +173,8 @@ class Troupe:
                 self.releases[number] = Release(number, Path(fact.path), fact.parent).load(like, fact.codes)
         return self.releases[number]
 
-    def steps(self, source: Release, target: Release) -> list[migrate.Steps]:
-        key = source.number, target.number
-        if key not in self._found:
-            self._found[key] = self.ways.way(source, target)
-        return self._found[key]
-
     def convert(self, lowered: Any, source: Release, target: Release) -> Any:
-        for steps in self.steps(source, target):
-            lowered = migrate.apply(lowered, steps)
-        return lowered
+        return self.ways.convert(lowered, source, target)
 
     def pack(self) -> list[Any]:
         return [module for release in self.releases.values() for module in release.modules.values()]

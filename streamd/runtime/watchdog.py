@@ -21,6 +21,7 @@ service's watchdog would.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -61,6 +62,7 @@ class Watchdog:
         "_seen",
         "_since",
         "_soft",
+        "_spilled",
         "_statm",
         "_urgent",
         "fired",
@@ -80,6 +82,7 @@ class Watchdog:
         self.fired = 0  # interruptions
         self._seen: object | None = None
         self._since = 0.0
+        self._spilled = False  # a step took too much memory since the last headroom()
         self._resident = 0  # bytes, when last looked at between two steps
         self._statm = -1
         self._before: Any = None
@@ -116,6 +119,12 @@ class Watchdog:
         """Move the bound of the address space along with what is used; to be called once a second."""
         if self._statm < 0:
             return
+        if self._spilled:
+            self._spilled = False
+            with contextlib.suppress(AttributeError):  # a C library without it
+                ctypes.CDLL(None).malloc_trim(
+                    0
+                )  # what the step had is free, and would stay with the allocator
         used, self._resident = self._memory()
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         if self._soft is None:
@@ -151,6 +160,7 @@ class Watchdog:
             reason = f"did not return within {self.seconds:g} s"
         resident = self._memory()[1]
         if resident - self._resident > self.step_memory:
+            self._spilled = True
             reason = f"took {resident - self._resident >> 20} MB of memory; a step may take {self.step_memory >> 20} MB"
         if reason and (_is_live(frame) or (type(token) is Guarding and token.may_raise(frame))):
             self.fired += 1

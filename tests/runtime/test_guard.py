@@ -24,9 +24,6 @@ from streamd.runtime.vocabulary import Congested, Event, Tick
 from streamd.runtime.watchdog import StepBounds
 from tests.fake_live import TREE, World, running, until, write_tree
 
-# an interruption that comes while the collector runs a callback of somebody else's is printed, and comes again
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 WORD = "media/codec.py"
 ROOM = "handlers/room.py"
 DOOR = "handlers/door.py"

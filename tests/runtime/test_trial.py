@@ -18,7 +18,7 @@ from streamd.runtime.selection import Selection
 from streamd.runtime.session import CannotDescribe
 from streamd.runtime.state import lift, lower
 from streamd.runtime.verbs import Verbs
-from streamd.runtime.wishes import Bounds, Refusal, silent
+from streamd.runtime.wishes import Bounds, Refusal, Wishes, silent
 from tests.fake_live import BY, FIX, TREE, World, amend, running, until, write_tree
 
 SHORT = Bounds(
@@ -107,8 +107,6 @@ async def test_who_waits_hears_the_verdict(world):
         seen.append((stage, done, of))
 
     world.patch("fine.py", NOTHING)
-    from streamd.runtime.wishes import Wishes
-
     answer = await world.upgrades.load(["fine.py"], "/", BY, progress, Wishes(wait=True))
     assert "Probation passed" in answer["text"]
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
@@ -420,8 +418,6 @@ async def test_a_plan_says_what_a_load_would_do_and_does_nothing(world):
     await load(world, NOTHING, probation=0.0)
     world.patch("old.py", FIX)
     world.patch("again.py", amend("media.codec", 2, "def more() -> str:\n    return 'x'\n"))
-    from streamd.runtime.wishes import Wishes
-
     answer = await world.upgrades.plan(["again.py"], "/", BY, silent, Wishes(Selection((), (25.0, 100.0))))
     assert answer["modules"] == {"media.codec": [2, 3]}
     assert [row["wave"] for row in answer["sessions"]] == [1, 2, 2, 2]
@@ -725,3 +721,25 @@ async def test_a_time_out_is_no_full_disk(world):
         async with world.upgrades.ledger.one("load", [], BY):
             raise TimeoutError("late")
     assert world.store.history()[-1]["stage"] == "bug"
+
+
+async def test_who_is_pinned_to_a_canary_stays_there_when_the_rest_goes_back(world):
+    one, other = await world.guest(), await world.guest("live/b")
+    text = FIX.replace("VERSION", 'DIFFERS = "Send: another word"\nVERSION', 1)
+    await load(world, text, selection=Selection(("b",)), probation=0.0)
+    await world.upgrades.pin(world.session("live/b"), BY)
+    await load(world, text, probation=30.0)
+    assert await one.ask("version") == "codec 2 tail 2"
+    answer = await world.rollback()
+    assert "live/b pinned to another release" in answer["text"]
+    assert [await item.ask("version") for item in (one, other)] == ["codec 1 tail 1", "codec 2 tail 2"]
+
+
+@pytest.mark.parametrize("verb", ["load", "check", "plan"])
+async def test_a_selection_of_nobody_is_a_mistake(world, verb):
+    world.rooms(1)
+    world.patch("fix.py", FIX)
+    wishes = Wishes(Selection(("typo*",)))
+    with pytest.raises(Refusal, match="nobody is in that selection; live are live/0"):
+        await getattr(world.upgrades, verb)(["fix.py"], "/", BY, silent, wishes)
+    assert world.store.numbers() == [1]

@@ -20,9 +20,6 @@ from streamd.runtime import watchdog as module
 from streamd.runtime.state import lower
 from streamd.runtime.watchdog import StepOverrun, Watchdog
 
-# an interruption that comes while the collector runs a callback of somebody else's is printed, and comes again
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 LIVE = """
 import re
 
