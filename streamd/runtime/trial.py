@@ -159,7 +159,8 @@ class Trials:
         try:
             return await self.mover.move(chosen, target, watch, progress, key_seconds, allowed)
         except MoveError as error:
-            raise Refusal("move", f"{error}. Everyone is back where they were") from error
+            back = f"All but {sentences.names(error.stayed)} are" if error.stayed else "Everyone is"
+            raise Refusal("move", f"{error}. {back} back where they were") from error
 
     # ---- the probation
 
