@@ -239,7 +239,7 @@ async def test_output_timestamps_cross_2_24_and_2_31_and_2_32_unnoticed() -> Non
     async with running() as streamd:
         for place, boundary in enumerate(BOUNDARIES, 1):
             patch = LATE_CLOCK.format(base=place, version=place + 1, top=boundary - 1_600)
-            await streamd.ctl("load", streamd.patch(f"late_clock_{place}.py", patch))
+            await streamd.ctl("load", "--probation", "0", streamd.patch(f"late_clock_{place}.py", patch))
             publishers.append(await rtmp_client.publish(streamd.rtmp, f"out-{place}"))
         faults = await asyncio.gather(
             *(
