@@ -44,6 +44,7 @@ PARTING = 1.0  # s that requests still running have for their answers when the s
 # Connections of one user at a time: descriptors are for viewers, and somebody who may only look must not be able to
 # take them, nor keep the operator out.
 MAX_CONNECTIONS = 32
+OWN_CONNECTIONS = 256  # of root and of the server's own user, who are the operator
 CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 GROUPS_BYTES = 1024  # the most that socket.getsockopt takes: 256 groups
@@ -158,8 +159,9 @@ class Admin:
         by, groups = _credentials(writer)
         uid = by["uid"]
         refusal = "" if may_ask(by, groups, self._group_now()) else NOT_ALLOWED.format(**by)
-        if self._connections[uid] >= MAX_CONNECTIONS:
-            refusal = f"uid {uid} has {MAX_CONNECTIONS} connections open already; close one of them"
+        most = OWN_CONNECTIONS if uid in (0, os.geteuid()) else MAX_CONNECTIONS
+        if self._connections[uid] >= most:
+            refusal = f"uid {uid} has {most} connections open already; close one of them"
         if refusal:
             log.warning("admin: uid %d gid %d pid %d was refused: %s", uid, by["gid"], by["pid"], refusal)
             _write(writer, {"ok": False, "stage": "request", "error": refusal})

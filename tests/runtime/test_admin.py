@@ -16,7 +16,16 @@ import pytest
 import uvloop
 
 from streamd.runtime import admin
-from streamd.runtime.admin import MAX_CONNECTIONS, MAX_REQUEST, Admin, Caller, Circle, Roles, may_ask
+from streamd.runtime.admin import (
+    MAX_CONNECTIONS,
+    MAX_REQUEST,
+    OWN_CONNECTIONS,
+    Admin,
+    Caller,
+    Circle,
+    Roles,
+    may_ask,
+)
 from streamd.runtime.patchfile import PatchError
 from streamd.runtime.supervisor import CrashReports
 from streamd.runtime.verbs import Verbs
@@ -243,9 +252,9 @@ async def test_who_takes_all_connections_of_his_keeps_nobody_else_out(desk):
 
 
 async def test_connections_are_counted_until_they_end(desk):
-    clients = [await desk.connect() for _ in range(MAX_CONNECTIONS)]
-    await until(lambda: desk.admin._connections[os.getuid()] == MAX_CONNECTIONS)
-    assert "32 connections open already" in (await desk.ask(request("echo")))[0]["error"]
+    clients = [await desk.connect() for _ in range(OWN_CONNECTIONS)]
+    await until(lambda: desk.admin._connections[os.getuid()] == OWN_CONNECTIONS)
+    assert "256 connections open already" in (await desk.ask(request("echo")))[0]["error"]
     for _, writer in clients:
         writer.transport.abort()
     await until(lambda: desk.admin._connections[os.getuid()] == 0)
