@@ -145,7 +145,7 @@ class Supervision(Section, frozen=True):
     step_seconds: Annotated[float, between(0.05, 60, "seconds")] = 1.0
     step_memory: Annotated[int, between(16 << 20, 1 << 40, "bytes")] = 256 << 20
     journal_bytes: Annotated[int, between(65_536, 1 << 30, "bytes")] = 1 << 20
-    journal_total: Annotated[int, between(65_536, 1 << 40, "bytes")] = 64 << 20
+    journal_total: Annotated[int, between(65_536, 1 << 40, "bytes")] = 32 << 20
 
 
 class Live(Section, frozen=True):

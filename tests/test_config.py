@@ -152,7 +152,7 @@ def test_what_live_code_is_told_is_a_plain_dict():
         ),
         (
             "[supervision]\njournal_bytes = 100_000_000",
-            "[supervision] journal_bytes is 100000000 and journal_total 67108864; one broadcast may not have more",
+            "[supervision] journal_bytes is 100000000 and journal_total 33554432; one broadcast may not have more",
         ),
     ],
 )

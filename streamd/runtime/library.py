@@ -20,7 +20,7 @@ from streamd.runtime.ways import Ways
 
 log = logging.getLogger("streamd")
 
-BRIEFS = 1000  # records without texts that are kept at hand
+BRIEFS = 64  # records without texts that are kept at hand
 NOBODY = {"uid": -1, "gid": -1, "pid": 0}  # the server itself, at its start
 
 

@@ -44,7 +44,7 @@ from streamd.runtime.link import Exchange, Link, now_ms
 from streamd.runtime.net import Net
 from streamd.runtime.preview import plain
 from streamd.runtime.release import Release
-from streamd.runtime.state import StateError, lift, lower
+from streamd.runtime.state import StateError, lift, lower, weight
 from streamd.runtime.supervisor import CrashReports, Intensity
 from streamd.runtime.trace import Counters
 from streamd.runtime.vocabulary import (
@@ -761,7 +761,13 @@ class Sessions:
         except StateError as error:
             self.counters.count(session.name, f"no checkpoint: {telling.text_of(error)}")
             return guards.not_plain(self, session, error)
-        session.journal.roll(Checkpoint(session.release, lowered))
+        checkpoint = Checkpoint(session.release, lowered)
+        if (
+            weight(lowered) > self.bounds.journal_bytes
+        ):  # a half-read message of many megabytes is not kept twice
+            session.journal.reset(checkpoint)
+        else:
+            session.journal.roll(checkpoint)
         return True
 
     def _look_at_journal(self, session: Session) -> None:

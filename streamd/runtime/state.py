@@ -128,6 +128,16 @@ def copied(value: Any) -> Any:
     return value
 
 
+def weight(value: Any) -> int:
+    """Bytes of payloads and texts in a lowered value."""
+    kind = type(value)
+    if kind is bytes or kind is str:
+        return len(value)
+    if kind is dict:
+        return sum(map(weight, value.values()))
+    return sum(map(weight, value)) if kind in NESTED else 0
+
+
 def check_plain(value: Any, path: str = "state") -> None:
     """Raise StateError unless `value` is made of plain data alone (what a migration may return)."""
     if value is None or type(value) in ATOMS or type(value) is bytearray:

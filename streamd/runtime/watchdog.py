@@ -49,7 +49,7 @@ class StepBounds:
     guarded_ms: float = 200.0  # of the new code, while the old code can still answer in its place
     step_memory: int = 268_435_456
     journal_bytes: int = 1_048_576  # of one session
-    journal_total: int = 67_108_864  # of all; past it only those that are small are left alone
+    journal_total: int = 33_554_432  # of all; past it only those that are small are left alone
 
 
 class Watchdog:
