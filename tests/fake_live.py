@@ -463,7 +463,7 @@ class World:
 
     def point(self, session: Session, number: int) -> None:
         """Put one session on another release, as it is in the middle of a move."""
-        self.upgrades.mover.move_one(session, self.upgrades.library.held(number))
+        self.upgrades.mover._change(session, self.upgrades.library.held(number))
 
     # ---- the operator
 

@@ -188,10 +188,6 @@ class Mover:
         if failed:
             raise MoveError(failed[0])
 
-    def move_one(self, session: Session, target: Release) -> None:
-        """Move one session at once. Raises what its conversion raises."""
-        self._change(session, target)
-
     def _change(
         self,
         session: Session,

@@ -26,7 +26,7 @@ from tests.fake_live import BY, FIX, World, running
 
 pytestmark = pytest.mark.scenario
 
-LOADS = 500  # and as many rollbacks
+LOADS = 1000  # and as many rollbacks
 WARM_UP = 30  # loads after which caches, threads and the allocator have what they keep
 PURGE_EVERY = 100
 # What a load and rollback may add, on the average. A release of the small tree is 400 kB; what glibc cannot give back
